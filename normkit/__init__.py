@@ -1,0 +1,58 @@
+"""normkit: one engine normalizes any set of any array. Names load on first use; nothing compiles at import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .functional import adaptive_instance_norm as adaptive_instance_norm
+    from .functional import batch_norm as batch_norm
+    from .functional import group_norm as group_norm
+    from .functional import instance_norm as instance_norm
+    from .functional import layer_norm as layer_norm
+    from .functional import moments as moments
+    from .functional import normalize as normalize
+    from .functional import rms_norm as rms_norm
+    from ._moments import Moments as Moments
+    from .sets import NormSet as NormSet
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Moments": "._moments",
+    "NormSet": ".sets",
+    "adaptive_instance_norm": ".functional",
+    "batch_norm": ".functional",
+    "group_norm": ".functional",
+    "instance_norm": ".functional",
+    "layer_norm": ".functional",
+    "moments": ".functional",
+    "normalize": ".functional",
+    "rms_norm": ".functional",
+}
+
+__all__ = [
+    "Moments",
+    "NormSet",
+    "adaptive_instance_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "moments",
+    "normalize",
+    "rms_norm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'normkit' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,72 @@
+"""How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
+
+Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, then
+the offsets of the first element of x, y, weight, bias, then whether to stream. Then the segments, a row each: (size, strides of x, y, weight,
+bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the statistics walk them (x alone).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from .._dtypes import Array
+from .._layout import TILE_WIDTH as TILE_WIDTH
+from .._layout import SetView, ceil_div
+
+KEPT, REDUCED, WALK = range(3)
+TILE, SET_LANES, LANE_X, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES = COLUMNS = range(8)
+APPLY_ROWS, STREAM = 0, 5
+SIZE, X, Y, W, B = range(5)
+HEADER = 3
+
+BLOCK = 2048            # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
+CHUNK = 8 * BLOCK       # positions per parallel piece of a set
+_TASK_ELEMENTS = 1 << 15    # work worth handing to another thread: 15 us at 2 elements/ns against a 1.5 us launch
+_STREAM_ELEMENTS = 1 << 22
+_STREAM_RUN = 1 << 10
+
+
+@lru_cache(maxsize=4096)
+def pack(view: SetView, center: bool) -> Array:
+    """The geometry array of a view."""
+    kinds = (view.kept, view.reduced, tuple((size, (stride, 0, 0, 0)) for size, stride in view.walk))
+    geo = np.zeros((HEADER + sum(map(len, kinds)), len(COLUMNS)), np.int64)
+    geo[0, :3] = [len(kind) for kind in kinds]
+    geo[1] = [
+        view.tile, view.set_lanes, view.lane_stride, view.rows, center, tiles_per_task(view), view.apply_lanes,
+        view.affine_varies,
+    ]  # fmt: skip
+    geo[2, :6] = [view.apply_rows, *view.offsets, streams(view)]
+    for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
+        geo[row, :5] = [size, *strides]
+    geo.flags.writeable = False
+    return geo
+
+
+def streams(view: SetView) -> bool:
+    """Whether results go to memory past the caches: large ones, in long runs."""
+    if view.n_sets * view.set_size < _STREAM_ELEMENTS:
+        return False
+    if view.apply_lanes:
+        lanes = view.tile * view.apply_lanes
+        walk = view.reduced[:-1] if view.apply_lanes > 1 else view.reduced
+        return walk[-1][1][:2] == (lanes, lanes) and walk[-1][0] * lanes >= _STREAM_RUN
+    size, (x, y, *_) = view.reduced[-1]
+    return x == y == 1 and size >= _STREAM_RUN
+
+
+def tiles_per_task(view: SetView) -> int:
+    """Neighbouring tiles that one task takes, so that it has work for some microseconds."""
+    return max(1, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
+
+
+def tile_groups(view: SetView) -> int:
+    """Tasks along the sets."""
+    return ceil_div(view.tiles, tiles_per_task(view))
+
+
+def chunk_count(rows: int) -> int:
+    """Tasks along one set of `rows` positions."""
+    return ceil_div(rows, CHUNK)

@@ -1,0 +1,81 @@
+"""Compiling and launching: which kernels run in parallel, and that no launch can take the process down."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+# Below this many elements one thread is faster: a parallel launch costs 2 us (m: 2 cores, OpenMP), 30000 elements 11 us.
+PARALLEL_ELEMENTS = 1 << 15
+
+_SAFE_LAYERS = ("omp", "tbb")       # workqueue aborts the process when two threads launch at once
+_state: dict[str, bool] = {"forked": False}
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """GNU OpenMP kills a forked child that launches a parallel kernel: children stay serial (with the same bits)."""
+    _state["forked"] = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """The one place that sets the flags of a kernel. No fast-math: the order of every sum is part of the result."""
+    flags = {"nogil": True, "error_model": "numpy", **options}
+    try:
+        return numba.njit(cache=True, **flags)(function)
+    except RuntimeError as error:
+        if "cache" not in str(error):
+            raise
+        _warn_uncached(str(error))
+        return numba.njit(**flags)(function)
+
+
+def jit_parallel(function: Callable[..., Any]) -> Any:
+    """`jit` for the functions that spread tasks over threads."""
+    return jit(function, parallel=True)
+
+
+def _warn_uncached(reason: str) -> None:
+    if "warned" not in _state:
+        _state["warned"] = True
+        message = (
+            "normkit found no folder it can write compiled kernels to, so every process compiles them anew; "
+            f"set NUMBA_CACHE_DIR to a folder of your own ({reason})"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def may_run_parallel() -> bool:
+    """Whether a parallel launch is safe here and has more than one thread to use."""
+    if _state["forked"]:
+        return False
+    if "layer" not in _state:
+        with _lock:
+            _state["layer"] = _layer_is_safe()
+    return _state["layer"] and numba.get_num_threads() > 1
+
+
+def _layer_is_safe() -> bool:
+    try:
+        numba.get_num_threads()                 # starts the layer, launches nothing
+    except ValueError as error:
+        message = f"Numba has no working threading layer, so normkit runs on one thread: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return False
+    return numba.threading_layer() in _SAFE_LAYERS
+
+
+def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...], tasks: int) -> Any:
+    """Run tasks [0, tasks) on this thread or on all of them: the same function, so the same bits."""
+    if tasks > 1 and elements >= PARALLEL_ELEMENTS and may_run_parallel():
+        return parallel(*arguments, tasks)
+    return serial(*arguments, 0, tasks)

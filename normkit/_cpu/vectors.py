@@ -1,0 +1,326 @@
+"""The inner loops, as explicit SIMD: what touches every element is written here, once, in LLVM vectors.
+
+Plain Numba loops would leave the order of a sum to the compiler (with `reassoc`) or leave it scalar (without), and would
+check pointers for overlap before each run. Here the lanes are part of the definition: a sum is LANES partial sums, element
+i of a set belongs to lane i % LANES, and no fast-math flag is set anywhere. So a set gives the same bits in every layout,
+kernel, thread count and vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import halves
+
+LANES = 32          # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
+_STEP = 16          # elements per vector operation of the elementwise loops
+
+Emit = Callable[[ir.Value, int], None]
+EmitStore = Callable[[ir.Value, int, bool], None]
+
+
+class _Elements:
+    """A flat array inside an intrinsic: loads decode to the accumulator type, stores encode from it."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type) -> None:
+        self.builder, self.element, self.wide = builder, kind.dtype, wide
+        self.memory = halves.memory_type(context, self.element)
+        data = context.make_array(kind)(context, builder, value).data
+        self.data = builder.bitcast(data, self.memory.as_pointer())
+        self.align = self.size = context.get_abi_sizeof(self.memory)
+
+    def at(self, *offsets: ir.Value) -> _Elements:
+        """The same array, starting at the sum of `offsets`."""
+        moved = object.__new__(_Elements)
+        moved.__dict__.update(self.__dict__)
+        for offset in offsets:
+            moved.data = self.builder.gep(moved.data, [offset])
+        return moved
+
+    def load(self, index: ir.Value, count: int) -> ir.Value:
+        kind = self.memory if count == 1 else ir.VectorType(self.memory, count)
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
+        return halves.decode(self.builder, self.builder.load(pointer, align=self.align), self.element, self.wide)
+
+    def store(self, index: ir.Value, value: ir.Value, streaming: bool = False) -> None:
+        encoded = halves.encode(self.builder, value, self.element)
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), encoded.type.as_pointer())
+        if not streaming:
+            self.builder.store(encoded, pointer, align=self.align)
+            return
+        stored = self.builder.store(encoded, pointer, align=self._vector_bytes)
+        mark = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        stored.set_metadata("nontemporal", mark)
+
+    @property
+    def _vector_bytes(self) -> int:
+        return _STEP * self.size
+
+    def until_aligned(self) -> ir.Value:
+        """How many elements from here until a whole vector can be streamed."""
+        intp = ir.IntType(64)
+        address = self.builder.ptrtoint(self.data, intp)
+        gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
+        return self.builder.udiv(gap, ir.Constant(intp, self.size))
+
+
+def _splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
+    if count == 1:
+        return value
+    kind = ir.VectorType(value.type, count)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    order = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
+
+
+def _loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
+    """emit(j, _STEP) over the whole vectors of [0, m), then emit(j, 1) over the rest."""
+    intp = m.type
+    zero, one, step = (ir.Constant(intp, k) for k in (0, 1, _STEP))
+    whole = builder.and_(m, ir.Constant(intp, -_STEP))
+    with cgutils.for_range_slice(builder, zero, whole, step, intp) as (j, _):
+        emit(j, _STEP)
+    with cgutils.for_range_slice(builder, whole, m, one, intp) as (j, _):
+        emit(j, 1)
+
+
+def _store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: _Elements, stream: ir.Value) -> None:
+    """`_loop` for stores to `result`; where `stream` is set, whole vectors go to memory past the caches."""
+
+    def emit_cached(j: ir.Value, count: int) -> None:
+        emit(j, count, False)
+
+    with builder.if_else(cgutils.is_true(builder, stream)) as (then, otherwise):
+        with then:
+            intp = m.type
+            zero, one, step = (ir.Constant(intp, k) for k in (0, 1, _STEP))
+            gap = result.until_aligned()
+            head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
+            whole = builder.add(head, builder.and_(builder.sub(m, head), ir.Constant(intp, -_STEP)))
+            with cgutils.for_range_slice(builder, head, whole, step, intp) as (j, _):
+                emit(j, _STEP, True)
+            for start, stop in ((zero, head), (whole, m)):
+                with cgutils.for_range_slice(builder, start, stop, one, intp) as (j, _):
+                    emit(j, 1, False)
+            builder.fence("seq_cst")                    # streamed stores are weakly ordered
+        with otherwise:
+            _loop(builder, m, emit_cached)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def out_of_line(typingctx: Any) -> Any:
+    """Compile the calling function once, for size: not again wherever it is called, and no loop of it unrolled.
+
+    All its speed is in the explicit loops of this module. First call of a forward: 28 s without, 10 s with both.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        for attribute in ("noinline", "optsize"):
+            builder.function.attributes.add(attribute)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def read(typingctx: Any, a: Any, i: Any, real: Any) -> Any:
+    """One element of flat array `a` as a number of type `real`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.return_type)
+        return _Elements(context, builder, sig.args[0], args[0], wide).load(args[1], 1)
+
+    return real.instance_type(a, types.intp, real), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def write(typingctx: Any, a: Any, i: Any, value: Any) -> Any:
+    """Store one number into flat array `a`, rounded to its dtype."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        _Elements(context, builder, sig.args[0], args[0], args[2].type).store(args[1], args[2])
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, value), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
+    """y[p + j] = x[o + j] for j in [0, m), converted; one of the two is in the accumulator's dtype."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        kinds = (sig.args[0].dtype, sig.args[3].dtype)
+        double = types.float64 in kinds or any(isinstance(kind, types.Integer) and kind.bitwidth > 16 for kind in kinds)
+        wide = ir.DoubleType() if double else ir.FloatType()
+        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = _Elements(context, builder, sig.args[3], args[3], wide).at(args[4])
+        _loop(builder, args[2], lambda j, count: result.store(j, source.load(j, count)))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, y, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def accumulate(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any, s: Any, q: Any, at: Any) -> Any:
+    """s[at + j] += d and q[at + j] += d * d, where d = x[o + j] - pivot[at + j], for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[4].dtype)
+        source, pivots, sums, squares = (
+            _Elements(context, builder, sig.args[k], args[k], wide).at(args[1] if k == 0 else args[6]) for k in (0, 3, 4, 5)
+        )
+
+        def emit(j: ir.Value, count: int) -> None:
+            d = builder.fsub(source.load(j, count), pivots.load(j, count))
+            sums.store(j, builder.fadd(sums.load(j, count), d))
+            squares.store(j, builder.fadd(squares.load(j, count), builder.fmul(d, d)))
+
+        _loop(builder, args[2], emit)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, pivot, s, q, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def accumulate_rows(typingctx: Any, x: Any, o: Any, rows: Any, pivot: Any, s: Any, q: Any) -> Any:
+    """`accumulate` over `rows` neighbouring rows of LANES elements of one set, the sums held in registers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[4].dtype)
+        arrays = (_Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 3, 4, 5))
+        source, pivots, sums, squares = arrays
+        intp = args[1].type
+        zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
+        pivot_row = _splat(builder, pivots.load(zero, 1), LANES)
+        held = [cgutils.alloca_once_value(builder, part.load(zero, LANES)) for part in (sums, squares)]
+        with cgutils.for_range_slice(builder, zero, args[2], one, intp) as (row, _):
+            d = builder.fsub(source.at(args[1]).load(builder.mul(row, lanes), LANES), pivot_row)
+            for slot, term in zip(held, (d, builder.fmul(d, d)), strict=True):
+                builder.store(builder.fadd(builder.load(slot), term), slot)
+        for part, slot in zip((sums, squares), held, strict=True):
+            part.store(zero, builder.load(slot))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, pivot, s, q), codegen
+
+
+def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """The lanes of a vector added in halves: the same tree as in `kernels._sum_block`."""
+    while lanes.type.count > 1:
+        half = lanes.type.count // 2
+        index = ir.VectorType(ir.IntType(32), half)
+        low, high = (
+            builder.shuffle_vector(lanes, lanes, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
+        )
+        lanes = builder.fadd(low, high)
+    return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
+    """(sum of d, sum of d * d), d = x[o + j] - pivot, for j in [0, m) of one set: all lanes in registers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[3])
+        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        intp = args[2].type
+        zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
+        row_type = ir.VectorType(wide, LANES)
+        pivot_row = _splat(builder, args[3], LANES)
+        sums, squares = (cgutils.alloca_once_value(builder, ir.Constant(row_type, [0.0] * LANES)) for _ in range(2))
+
+        def add(d: ir.Value) -> None:
+            for slot, term in ((sums, d), (squares, builder.fmul(d, d))):
+                builder.store(builder.fadd(builder.load(slot), term), slot)
+
+        whole = builder.and_(args[2], ir.Constant(intp, -LANES))
+        with cgutils.for_range_slice(builder, zero, whole, lanes, intp) as (j, _):
+            add(builder.fsub(source.load(j, LANES), pivot_row))
+        with builder.if_then(builder.icmp_signed("<", whole, args[2])):
+            rest = cgutils.alloca_once(builder, row_type)           # the last row, filled up with zero differences
+            builder.store(ir.Constant(row_type, [0.0] * LANES), rest)
+            slots = builder.bitcast(rest, wide.as_pointer())
+            with cgutils.for_range_slice(builder, whole, args[2], one, intp) as (j, _):
+                d = builder.fsub(source.load(j, 1), args[3])
+                builder.store(d, builder.gep(slots, [builder.sub(j, whole)]))
+            add(builder.load(rest))
+        return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in (sums, squares)])
+
+    return types.UniTuple(pivot, 2)(x, types.intp, types.intp, pivot), codegen
+
+
+def _standardize(builder: ir.IRBuilder, x: ir.Value, operands: tuple[ir.Value, ...]) -> ir.Value:
+    """((x - high) - low) * rstd * weight + bias: the one formula; the centre has two parts (DESIGN section 5)."""
+    high, low, rstd, weight, bias = operands
+    x_hat = builder.fmul(builder.fsub(builder.fsub(x, high), low), rstd)
+    return builder.fadd(builder.fmul(x_hat, weight), bias)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands: Any, stream: Any) -> Any:
+    """y[p + j] = standardize(x[o + j]) for j in [0, m), every operand its own vector: rows of operands (5, >= m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[5].dtype)
+        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = _Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
+        table = _Elements(context, builder, sig.args[5], args[5], wide)
+        length = cgutils.unpack_tuple(builder, context.make_array(sig.args[5])(context, builder, args[5]).shape, 2)[1]
+        rows = [table.at(builder.mul(length, ir.Constant(length.type, k))) for k in range(5)]
+
+        def emit(j: ir.Value, count: int, streaming: bool) -> None:
+            values = tuple(row.load(j, count) for row in rows)
+            result.store(j, _standardize(builder, source.load(j, count), values), streaming)
+
+        _store_loop(builder, args[4], emit, result, args[6])
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, y, types.intp, types.intp, operands, types.boolean), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def apply_run(
+    typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, centre: Any, affine: Any, w: Any, b: Any, vary: Any, stream: Any
+) -> Any:
+    """y[p + j] = standardize(x[o + j]) for j in [0, m) of one set, centre = (high, low, rstd).
+
+    affine = (weight, bias): where `vary` is set, weight[w + j] and bias[b + j], else weight[w] and bias[b] for the whole run.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[5].dtype)
+        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = _Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
+        pair = cgutils.unpack_tuple(builder, args[6], 2)
+        affine_parts = [
+            _Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)
+        ]
+        scalars = cgutils.unpack_tuple(builder, args[5], 3)
+        zero = ir.Constant(args[1].type, 0)
+
+        def run(varying: bool) -> None:
+            fixed = [] if varying else [part.load(zero, 1) for part in affine_parts]
+            splats = {count: [_splat(builder, v, count) for v in (*scalars, *fixed)] for count in (1, _STEP)}
+
+            def emit(j: ir.Value, count: int, streaming: bool) -> None:
+                moving = [part.load(j, count) for part in affine_parts] if varying else []
+                operands = (*splats[count], *moving)
+                result.store(j, _standardize(builder, source.load(j, count), operands), streaming)
+
+            _store_loop(builder, args[4], emit, result, args[10])
+
+        with builder.if_else(cgutils.is_true(builder, args[9])) as (then, otherwise):
+            with then:
+                run(varying=True)
+            with otherwise:
+                run(varying=False)
+        return context.get_dummy_value()
+
+    index, flag = types.intp, types.boolean
+    return types.void(x, index, y, index, index, centre, affine, index, index, flag, flag), codegen

@@ -1,0 +1,148 @@
+"""SetView: a normalization set on strided memory, as kept and reduced segments. Integers only.
+
+The axes of x (parts of them, where an axis is split) are ordered kept-first, reduced-last, each by falling stride, as a
+view; neighbours whose strides agree become one segment. Two kept and two reduced segments describe every norm on a dense
+array in either channel order; a crop or an exotic axis tuple has more outer ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+Strides = tuple[int, ...]
+Segment = tuple[int, Strides]           # (size, strides of x, y, weight, bias), in elements
+Part = tuple[int, bool]                 # (size, reduced?) of an axis or of a piece of a split axis
+Split = tuple[tuple[Part, ...], ...]    # the parts of every axis, outermost first
+
+TILE_WIDTH = 64     # lanes of a tile at most: 256 bytes of float32, four cache lines of a channels-last position
+SHORT_RUN = 64      # a reduced segment shorter than this is seen as lanes, if the rest of the set is longer
+TINY_SET = 0       # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True)
+class SetView:
+    """Segments and schedule of one call; printable, cached by the strides it was made from."""
+
+    kept: tuple[Segment, ...]
+    reduced: tuple[Segment, ...]
+    walk: tuple[tuple[int, int], ...]   # reduced (size, stride of x) as the statistics see them: positions of the lanes
+    offsets: Strides                    # of the first element of x, y, weight, bias in their flat arrays
+    tile: int                           # sets side by side
+    set_lanes: int                      # neighbouring elements of one set side by side, in the statistics
+    lane_stride: int                    # and their distance in x
+    apply_lanes: int                    # the same in the apply pass; 0: set by set, along the innermost segment
+    affine_varies: bool                 # whether weight or bias changes from position to position of the lanes
+
+    @property
+    def n_sets(self) -> int:
+        """Number of sets."""
+        return prod(size for size, _ in self.kept)
+
+    @property
+    def set_size(self) -> int:
+        """Elements of a set."""
+        return prod(size for size, _ in self.reduced)
+
+    @property
+    def rows(self) -> int:
+        """Positions of a set in the statistics."""
+        return self.set_size // self.set_lanes
+
+    @property
+    def apply_rows(self) -> int:
+        """Positions of a set in the apply pass."""
+        return self.set_size // max(1, self.apply_lanes)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all sets."""
+        return ceil_div(self.kept[-1][0], self.tile) * prod(size for size, _ in self.kept[:-1])
+
+
+def _merge(segments: list[Segment]) -> tuple[Segment, ...]:
+    """Neighbours become one where every operand steps on evenly from one to the next."""
+    merged: list[Segment] = []
+    for size, strides in segments:
+        if size == 1:                   # such an axis may carry any stride
+            continue
+        if merged and all(outer == size * inner for outer, inner in zip(merged[-1][1], strides, strict=True)):
+            merged[-1] = (merged[-1][0] * size, strides)
+        else:
+            merged.append((size, strides))
+    return tuple(merged)
+
+
+def _parts(split: Split, operands: tuple[Strides, ...]) -> list[tuple[int, bool, Strides]]:
+    """(size, reduced?, strides of every operand) of every part of every axis, outermost first."""
+    found = []
+    for axis, parts in enumerate(split):
+        step = prod(size for size, _ in parts)
+        for size, reduced in parts:
+            step //= size
+            found.append((size, reduced, tuple(strides[axis] * step for strides in operands)))
+    return found
+
+
+def kept_order(split: Split, x: Strides) -> tuple[int, ...]:
+    """The kept parts as the sets lie in memory: indices into the kept parts in axis order."""
+    kept = [(size, strides) for size, reduced, strides in _parts(split, (x,)) if not reduced]
+    return tuple(sorted(range(len(kept)), key=lambda k: _rank(kept[k]), reverse=True))
+
+
+def _rank(segment: Segment) -> float:
+    """Sort key, by falling distance in x: what stands still (stride 0) is outermost, it can only repeat."""
+    step = abs(segment[1][0])
+    return float("inf") if step == 0 else step
+
+
+@lru_cache(maxsize=4096)
+def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Strides) -> SetView:
+    """The view of sets `split` on operands with these strides (in elements, one per axis of x; no axis is empty)."""
+    operands = (x, y, weight, bias)
+    shape = [prod(size for size, _ in parts) for parts in split]
+    offsets = tuple(sum(-s * (n - 1) for s, n in zip(strides, shape, strict=True) if s < 0) for strides in operands)
+    parts = _parts(split, operands)
+    by_stride = {
+        wanted: sorted(((n, s) for n, reduced, s in parts if reduced == wanted), key=_rank, reverse=True)
+        for wanted in (False, True)
+    }
+    kept, reduced = (_merge(by_stride[wanted]) or ((1, (0, 0, 0, 0)),) for wanted in (False, True))
+    alone = _merge([(n, s[:1]) for n, s in by_stride[True]]) or ((1, (0,)),)
+    walk = tuple((n, s[0]) for n, s in alone)
+    return _schedule(kept, reduced, walk, offsets)
+
+
+def _schedule(
+    kept: tuple[Segment, ...], reduced: tuple[Segment, ...], walk: tuple[tuple[int, int], ...], offsets: Strides
+) -> SetView:
+    """Choose tile and lanes. Only `set_lanes` changes bits, and it follows from the set alone."""
+    sets, set_step = kept[-1][0], kept[-1][1][0]
+    inner, step = walk[-1]
+    size = prod(n for n, _ in walk)
+    set_lanes, lane_stride = 1, 0
+    if len(walk) > 1 and step == 1 and inner < SHORT_RUN and size >= SHORT_RUN * inner:
+        set_lanes, lane_stride, walk = inner, step, walk[:-1]
+        tile = TILE_WIDTH // inner if set_step == inner else 1
+    else:
+        tile = 1 if sets == 1 or abs(step) <= abs(set_step) else TILE_WIDTH
+    tile = max(1, min(tile, sets))
+    apply_lanes = 0
+    if set_lanes > 1 and reduced[-1][0] == set_lanes:
+        apply_lanes = set_lanes
+    elif tile > 1:
+        apply_lanes = 1
+    neighbours = all(
+        (apply_lanes <= 1 or reduced[-1][1][k] == 1) and (tile == 1 or kept[-1][1][k] == apply_lanes) for k in (0, 1)
+    )
+    if not neighbours:
+        apply_lanes = 0
+    outer = reduced[:-1] if apply_lanes > 1 else reduced
+    varies = any(s[2] != 0 or s[3] != 0 for _, s in outer)
+    return SetView(kept, reduced, walk, offsets, tile, set_lanes, lane_stride, apply_lanes, varies)
