@@ -19,9 +19,9 @@ from .geometry import (
     STREAM, TILE, TILE_WIDTH, W, WALK, X, Y,
 )
 from .threads import jit, jit_parallel
-from .vectors import LANES, accumulate, accumulate_rows, apply_lanes, apply_run, copy_run, out_of_line, read, sum_run, write
+from .vectors import LANES, STRIP, accumulate, accumulate_rows, apply_lanes, apply_run, copy_run, flush, out_of_line, read, sum_run, write
 
-PIVOT, SUM, SQUARE = range(3)                       # rows of `work` while a block is summed
+PIVOT, SUM, SQUARE, TOTAL, TOTAL_SQUARE = range(5)   # rows of `work` while a block is summed
 HIGH, LOW, RSTD, WEIGHT, BIAS, BUFFER, WORK_ROWS = range(7)         # and while a tile is standardized
 MEAN, MEAN_LOW, M2 = range(3)                       # rows of the moments of sets; the mean has two parts
 ROW = LANES * TILE_WIDTH                            # length of a row of `work`
@@ -154,33 +154,36 @@ def _sum_run(x: Any, geo: Any, o: int, m: int, step: int, i: int, count: int, wo
 
 @jit
 def _sum_block(x: Any, geo: Any, origin: int, i: int, m: int, count: int, work: Any) -> None:
-    """Sums of d and d * d, d = x - pivot, over positions [i, i + m) of `count` sets, into the first lanes of `work`."""
+    """Sums of d and d * d, d = x - pivot, over positions [i, i + m) of `count` sets, into TOTAL and TOTAL_SQUARE."""
     out_of_line()
     width = count * geo[1, SET_LANES]
     walk = _segments(geo, WALK)
     length, step = walk[-1, SIZE], walk[-1, X]
     if width == 1 and step == 1 and i % length + m <= length:
         start = origin + i % length + _outer_offset(walk, i // length, X)
-        work[SUM, 0], work[SQUARE, 0] = sum_run(x, start, m, work[PIVOT, 0])
+        work[TOTAL, 0], work[TOTAL_SQUARE, 0] = sum_run(x, start, m, work[PIVOT, 0])
         return
     for lane in range(1, LANES):
         for j in range(width):
             work[PIVOT, lane * width + j] = work[PIVOT, j]
-    for j in range(LANES * width):
-        work[SUM, j] = 0
-        work[SQUARE, j] = 0
+    for row in range(SUM, TOTAL_SQUARE + 1):
+        for j in range(LANES * width):
+            work[row, j] = 0
     done = 0
     while done < m:
         at = (i + done) % length
-        run = min(m - done, length - at)
+        run = min(m - done, length - at, STRIP - done % STRIP)
         start = origin + at * step + _outer_offset(walk, (i + done) // length, X)
         _sum_run(x, geo, start, run, step, done, count, work)
         done += run
+        if done % STRIP == 0 or done == m:
+            flush(work[SUM], work[TOTAL], LANES * width)
+            flush(work[SQUARE], work[TOTAL_SQUARE], LANES * width)
     half = LANES // 2
     while half > 0:                                         # lanes fold in halves: a tree, the same for every width
         for j in range(half * width):
-            work[SUM, j] += work[SUM, half * width + j]
-            work[SQUARE, j] += work[SQUARE, half * width + j]
+            work[TOTAL, j] += work[TOTAL, half * width + j]
+            work[TOTAL_SQUARE, j] += work[TOTAL_SQUARE, half * width + j]
         half //= 2
 
 
@@ -203,7 +206,7 @@ def _sum_chunk(x: Any, geo: Any, origin: int, chunk: int, count: int, work: Any,
         for i in range(first, last, BLOCK):
             _sum_block(x, geo, origin, i, min(BLOCK, last - i), count, work)
             for j in range(width):
-                m2[j] += work[SQUARE, j]
+                m2[j] += work[TOTAL_SQUARE, j]
         return last - first
     for i in range(first, last, BLOCK):
         m = min(BLOCK, last - i)
@@ -212,15 +215,15 @@ def _sum_chunk(x: Any, geo: Any, origin: int, chunk: int, count: int, work: Any,
                 work[PIVOT, j] = read(x, origin + j // lanes * set_step, work.dtype.type)
             _sum_block(x, geo, origin, i, m, count, work)
             for j in range(width):
-                mean[j] = np.float64(work[SUM, j]) / m
+                mean[j] = np.float64(work[TOTAL, j]) / m
         for j in range(width):
             start = read(x, origin + j // lanes * set_step, work.dtype.type)
             work[PIVOT, j] = np.float64(start) + mean[j]
         _sum_block(x, geo, origin, i, m, count, work)
         for j in range(width):
-            s, start = np.float64(work[SUM, j]), read(x, origin + j // lanes * set_step, work.dtype.type)
+            s, start = np.float64(work[TOTAL, j]), read(x, origin + j // lanes * set_step, work.dtype.type)
             mean_b = (np.float64(work[PIVOT, j]) - np.float64(start)) + s / m
-            m2_b = np.float64(work[SQUARE, j]) - s * s / m
+            m2_b = np.float64(work[TOTAL_SQUARE, j]) - s * s / m
             mean[j], m2[j] = merge(mean[j], m2[j], i - first, mean_b, 0.0 if m2_b < 0 else m2_b, m)
     return last - first
 

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from . import halves
 
 LANES = 32          # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
+STRIP = 8 * LANES   # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
 _STEP = 16          # elements per vector operation of the elementwise loops
 
 Emit = Callable[[ir.Value, int], None]
@@ -188,6 +189,24 @@ def accumulate(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any, s: Any, q: An
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
+    """total[j] += s[j], then s[j] = 0, for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[0].dtype)
+        sums, totals = (_Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+
+        def emit(j: ir.Value, count: int) -> None:
+            totals.store(j, builder.fadd(totals.load(j, count), sums.load(j, count)))
+            sums.store(j, _splat(builder, ir.Constant(wide, 0.0), count))
+
+        _loop(builder, args[2], emit)
+        return context.get_dummy_value()
+
+    return types.void(s, total, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def accumulate_rows(typingctx: Any, x: Any, o: Any, rows: Any, pivot: Any, s: Any, q: Any) -> Any:
     """`accumulate` over `rows` neighbouring rows of LANES elements of one set, the sums held in registers."""
 
@@ -232,25 +251,37 @@ def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
         intp = args[2].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
         row_type = ir.VectorType(wide, LANES)
-        pivot_row = _splat(builder, args[3], LANES)
-        sums, squares = (cgutils.alloca_once_value(builder, ir.Constant(row_type, [0.0] * LANES)) for _ in range(2))
+        pivot_row, none = _splat(builder, args[3], LANES), ir.Constant(row_type, [0.0] * LANES)
+        totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
+        strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
 
-        def add(d: ir.Value) -> None:
-            for slot, term in ((sums, d), (squares, builder.fmul(d, d))):
+        def add(terms: tuple[ir.Value, ir.Value], to: list[ir.Value]) -> None:
+            for slot, term in zip(to, terms, strict=True):
                 builder.store(builder.fadd(builder.load(slot), term), slot)
 
+        def add_row(d: ir.Value) -> None:
+            add((d, builder.fmul(d, d)), strip)
+
         whole = builder.and_(args[2], ir.Constant(intp, -LANES))
-        with cgutils.for_range_slice(builder, zero, whole, lanes, intp) as (j, _):
-            add(builder.fsub(source.load(j, LANES), pivot_row))
-        with builder.if_then(builder.icmp_signed("<", whole, args[2])):
-            rest = cgutils.alloca_once(builder, row_type)           # the last row, filled up with zero differences
-            builder.store(ir.Constant(row_type, [0.0] * LANES), rest)
-            slots = builder.bitcast(rest, wide.as_pointer())
-            with cgutils.for_range_slice(builder, whole, args[2], one, intp) as (j, _):
-                d = builder.fsub(source.load(j, 1), args[3])
-                builder.store(d, builder.gep(slots, [builder.sub(j, whole)]))
-            add(builder.load(rest))
-        return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in (sums, squares)])
+        with cgutils.for_range_slice(builder, zero, args[2], ir.Constant(intp, STRIP), intp) as (start, _):
+            for slot in strip:
+                builder.store(none, slot)
+            end = builder.add(start, ir.Constant(intp, STRIP))
+            stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
+            with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
+                add_row(builder.fsub(source.load(j, LANES), pivot_row))
+            with builder.if_then(builder.icmp_signed(">", end, args[2])), builder.if_then(
+                builder.icmp_signed("<", whole, args[2])
+            ):
+                rest = cgutils.alloca_once(builder, row_type)       # the last row, filled up with zero differences
+                builder.store(none, rest)
+                slots = builder.bitcast(rest, wide.as_pointer())
+                with cgutils.for_range_slice(builder, whole, args[2], one, intp) as (j, _):
+                    d = builder.fsub(source.load(j, 1), args[3])
+                    builder.store(d, builder.gep(slots, [builder.sub(j, whole)]))
+                add_row(builder.load(rest))
+            add((builder.load(strip[0]), builder.load(strip[1])), totals)
+        return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in totals])
 
     return types.UniTuple(pivot, 2)(x, types.intp, types.intp, pivot), codegen
 

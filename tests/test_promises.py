@@ -1,0 +1,286 @@
+"""The five promises of the design, each as a test that can fail."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import normkit as nk
+from normkit._cpu import threads
+from tests import reference, strategies
+from tests.test_properties import CALLS, LAYOUTS, images
+
+NUMBA = os.environ["NUMBA_CACHE_DIR"]
+
+
+# ------------------------------------------------------------------------- 1. accuracy: no matter the offset, scale, layout
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", ["instance", "group", "batch", "layer (image)", "layer (channels first)"])
+@pytest.mark.parametrize("offset", [0, 1e2, 1e4, 1e6])
+def test_accuracy_at_any_offset(norm, layout, offset):
+    x = (np.random.default_rng(3).standard_normal((3, 8, 9, 5)) + offset).astype(np.float32)
+    call, oracle = CALLS[norm]
+    reference.assert_close(call(LAYOUTS[layout](x), eps=0), oracle(x, eps=0))
+
+
+@pytest.mark.parametrize("offset", [0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("shape", [(2, 100_000), (100_000, 2)])
+def test_accuracy_of_long_sets_at_any_offset(offset, shape):
+    axis = int(np.argmax(shape))
+    x = (np.random.default_rng(3).standard_normal(shape) + offset).astype(np.float32)
+    reference.assert_close(nk.normalize(x, axis, eps=0), reference.normalize(x, (axis,), eps=0))
+
+
+@pytest.mark.parametrize("shape", [(2, 48), (2, 5000), (5000, 2)])
+@pytest.mark.parametrize("center", [True, False])
+def test_scaling_by_powers_of_two_changes_nothing(shape, center):
+    """norm(s x) = norm(x) with eps = 0, over float32's whole range, subnormal numbers included."""
+    axis = int(np.argmax(shape))
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype(np.float32)      # few bits: exact as subnormals too
+    expected = reference.normalize(x, (axis,), eps=0, center=center)
+    for exponent in range(-149, 126, 11):
+        scaled = np.ldexp(x, exponent)
+        assert np.isfinite(scaled).all() and np.array_equal(np.ldexp(scaled, -exponent), x)
+        reference.assert_close(nk.normalize(scaled, axis, eps=0, center=center), expected)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1234.0, 1e4 + 0.1, 3e38, 1e-42, -65504.0])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_constant_sets_are_exactly_bias(constant, eps, dtype):
+    if dtype == "float16" and abs(constant) > 65504:
+        constant = 65504.0
+    for shape in ((3, 1), (3, 100), (100, 3), (2, 20_000)):
+        axis = int(np.argmax(shape))
+        x = np.full(shape, constant, dtype)
+        bias = np.arange(1, 4)[: shape[1 - axis]].astype(dtype).reshape(shape[0] if axis else 1, -1)
+        y, m = nk.normalize(x, axis, 7.5, bias, eps=eps, return_moments=True)
+        assert np.array_equal(y, np.broadcast_to(bias, shape)), (shape, y)
+        assert np.all(m.var == 0) and np.all(m.mean == x.flat[0].astype(np.float64))
+
+
+@given(strategies.arrays(values=strategies.VALUES))
+def test_variance_is_never_negative(x):
+    assert np.all(nk.moments(x, tuple(range(x.ndim))).var >= 0)
+
+
+@pytest.mark.parametrize("data", ["outlier first", "8191 8193", "sorted", "one huge"])
+@pytest.mark.parametrize("n", [65, 2049, 50_000])
+def test_adversarial_data(data, n):
+    x = np.random.default_rng(0).standard_normal((2, n))
+    if data == "outlier first":
+        x[:, 0] = 1e8
+    elif data == "8191 8193":
+        x[:] = np.where(np.arange(n) % 2, 8191, 8193)
+    elif data == "sorted":
+        x = np.sort(x + 100, axis=1)
+    else:
+        x[:, n // 2] = 1e30
+    x = x.astype(np.float32)
+    for memory in (x, np.asfortranarray(x)):
+        reference.assert_close(nk.normalize(memory, 1, eps=0), reference.normalize(x, (1,), eps=0))
+
+
+# -------------------------------------------------------- 2. a set's result depends on that set alone, bit for bit
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "layer (channels first)", "rms"])
+def test_bits_do_not_depend_on_the_batch(norm, layout):
+    x = LAYOUTS[layout](images(shape=(5, 8, 30, 12)))
+    call, _ = CALLS[norm]
+    whole = call(x)
+    for i in range(5):
+        assert np.array_equal(call(x[i : i + 1]), whole[i : i + 1])
+    assert np.array_equal(call(x[::-2]), whole[::-2])
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 40, 30), (2, 80, 130, 130)])
+def test_bits_do_not_depend_on_neighbouring_channels(shape):
+    """Channels-last sets share registers with their neighbours; alone, or in another place, they give the same bits."""
+    x = images(shape=shape)
+    last = LAYOUTS["channels-last"](x)
+    whole = nk.instance_norm(last)
+    for channels in (slice(3, 4), slice(1, None, 7), slice(None, None, -1), slice(60, None)):
+        assert np.array_equal(nk.instance_norm(last[:, channels]), whole[:, channels])
+    assert np.array_equal(nk.instance_norm(x), whole), "the lanes of a sum are the same in every layout"
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
+@pytest.mark.parametrize("norm", list(CALLS))
+def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
+    """Serial and parallel kernels, fused or in chunks, again and again, into fresh or given memory."""
+    import numba
+
+    x = LAYOUTS[layout](images(shape=(3, 8, 150, 140)))
+    call, _ = CALLS[norm]
+    monkeypatch.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
+    serial = call(x)
+    monkeypatch.setattr(threads, "PARALLEL_ELEMENTS", 0)
+    assert threads.may_run_parallel(), "this test needs two threads and OpenMP"
+    before = numba.get_num_threads()
+    for _ in range(3):
+        assert np.array_equal(call(x), serial)
+    numba.set_num_threads(1)
+    try:
+        assert np.array_equal(call(x), serial)
+    finally:
+        numba.set_num_threads(before)
+    out = np.empty_like(x)
+    assert call(x, out=out) is out and np.array_equal(out, serial)
+    monkeypatch.setattr(nk._engine._cpu, "_FUSED_TILES", 0)
+    assert np.array_equal(call(x), serial)
+    monkeypatch.setattr(nk._engine._cpu, "_FUSED_TILES", 1 << 62)
+    assert np.array_equal(call(x), serial)
+
+
+# ------------------------------------------------------------------------------------------- 3. NaN and Inf stay in their set
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", ["instance", "group", "layer (last)", "layer (channels first)"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_nan_and_inf_stay_in_their_set(norm, layout, bad, dtype):
+    clean = images(dtype=dtype)
+    dirty = clean.copy()
+    dirty[1, 2, 3, 1] = bad
+    call, oracle = CALLS[norm]
+    y, expected = call(LAYOUTS[layout](dirty)), call(LAYOUTS[layout](clean))
+    with np.errstate(invalid="ignore"):
+        touched = np.isnan(oracle(dirty))
+    assert touched.any() and not touched.all()
+    assert np.isnan(y[touched]).all()
+    assert np.array_equal(y[~touched], expected[~touched])
+
+
+# ------------------------------------------------------------------------------------------ 4. never aborts the host process
+def run_python(code, **environment):
+    """A fresh interpreter, with a time limit; its output."""
+    variables = {**os.environ, "NUMBA_CACHE_DIR": NUMBA, **environment}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], env=variables, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+CHECK = """
+import numpy as np, normkit as nk
+x = np.random.default_rng(0).standard_normal((8, 4, 200, 100)).astype(np.float32)
+def check():
+    y = nk.instance_norm(x)
+    assert abs(y - (x - x.mean((2, 3), keepdims=True)) / x.std((2, 3), keepdims=True)).max() < 1e-3
+"""
+
+
+@pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
+def test_many_threads_at_once(layer):
+    run_python(
+        CHECK
+        + """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    for done in [pool.submit(check) for _ in range(64)]:
+        done.result()
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_child_processes(method, layer):
+    """After a parallel call in the parent, the child calls again, at a size that would go parallel."""
+    run_python(
+        CHECK
+        + f"""
+import multiprocessing, warnings
+check()
+warnings.simplefilter("ignore", DeprecationWarning)       # fork with threads: the very thing under test
+if {method!r} == "fork":
+    child = multiprocessing.get_context("fork").Process(target=check)
+else:
+    import subprocess, sys
+    code = "from multiprocessing import get_context, util; import math"
+    child = multiprocessing.get_context({method!r}).Process(target=exec, args=({CHECK!r} + "check()", {{}}))
+child.start(); child.join(120)
+assert child.exitcode == 0, child.exitcode
+check()
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+def test_inside_a_callers_parallel_program():
+    """Called back from a user's own prange, where a second parallel launch would be nested."""
+    run_python(
+        CHECK
+        + """
+import numba
+@numba.njit(parallel=True)
+def program(n):
+    done = np.zeros(n)
+    for i in numba.prange(n):
+        with numba.objmode():
+            check()
+        done[i] = 1
+    return done.sum()
+assert program(6) == 6
+""",
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+def test_no_writable_cache_folder(tmp_path):
+    """No folder to cache in: one warning that names the remedy, and the right result."""
+    import pathlib
+    import shutil
+
+    home = pathlib.Path(nk.__file__).parent
+    shutil.copytree(home, tmp_path / "normkit", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "normkit" / "_cpu" / "__pycache__").write_text("a file where the folder should be")
+    (tmp_path / "not a folder").write_text("")
+    code = f"""
+    import sys, warnings
+    sys.path.insert(0, {str(tmp_path)!r})
+    import numpy as np, normkit as nk
+    assert nk.__file__.startswith({str(tmp_path)!r})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y = nk.normalize(np.arange(8.0), 0)
+    assert abs(y.mean()) < 1e-15
+    assert sum("NUMBA_CACHE_DIR" in str(w.message) for w in caught) == 1, caught
+    """
+    nowhere = str(tmp_path / "not a folder" / "below")
+    run_python(code, NUMBA_CACHE_DIR="", HOME=nowhere, XDG_CACHE_HOME=nowhere, PYTHONPATH=str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------- 5. int64 everywhere
+def test_more_elements_than_int32_holds():
+    """2**31 + 24 elements by an axis of stride 0; the strides overflow 32 bits as well."""
+    row = np.random.default_rng(0).integers(0, 255, 2**15 + 8, dtype=np.uint8)
+    x = np.broadcast_to(row, (2**16, row.size))
+    assert x.size > 2**31
+    m = nk.moments(x, (0, 1))
+    assert m.count == x.size
+    assert np.isclose(m.mean.item(), row.mean(), rtol=1e-13) and np.isclose(m.var.item(), row.var(), rtol=1e-12)
+
+
+def test_strides_beyond_int32():
+    """Offsets beyond 2**31 elements, in memory that is mostly never touched."""
+    memory = np.zeros(2**31 + 2**20, np.uint8)
+    x = memory[: 2**31 + 2**19].reshape(2, -1)[:, :: 2**19 + 1]
+    x[1, -1] = 200
+    m = nk.moments(x, 1)
+    assert m.mean[0].item() == 0 and np.isclose(m.mean[1].item(), 200 / x.shape[1])
+
+
+@given(st.sampled_from((65_535, 65_536, 131_071)))
+def test_many_sets(n):
+    x = np.arange(3 * n, dtype=np.float32).reshape(n, 3)
+    y = nk.normalize(x, 1, eps=0)
+    assert np.allclose(y, [-(1.5**0.5), 0, 1.5**0.5], atol=1e-6)
