@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._moments import Moments as Moments
     from .functional import adaptive_instance_norm as adaptive_instance_norm
     from .functional import batch_norm as batch_norm
     from .functional import group_norm as group_norm
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from .functional import moments as moments
     from .functional import normalize as normalize
     from .functional import rms_norm as rms_norm
-    from ._moments import Moments as Moments
     from .sets import NormSet as NormSet
 
 __version__ = "0.1.0"

@@ -42,8 +42,8 @@ def normalize(op: Operands, options: Options, given: Moments | None, want_moment
         return empty_moments(op.split) if want_moments else None
     if not options.correction < n:
         raise ValueError(f"correction={options.correction:g} must be below the size of a set, which is {n}")
-    rows = _cpu.forward(op, options.eps, options.correction, want_moments)
-    return None if rows is None else _moments_of(rows, op.x, op.split)
+    own = _cpu.forward(op, options.eps, options.correction, want_moments)
+    return None if own is None else _moments_of(own, op.x, op.split)
 
 
 def moments(x: Array, split: Split, center: bool) -> Moments:
@@ -100,6 +100,6 @@ def _rows_of(given: Moments, op: Operands, options: Options) -> Array:
 
 
 def blend(weight: Array, bias: Array, own: Moments, alpha: float, eps: float) -> tuple[Array, Array]:
-    """alpha (weight x_hat + bias) + (1 - alpha) x as an affine of x_hat, since x = x_hat sqrt(var + eps) + mean."""
+    """Alpha (weight x_hat + bias) + (1 - alpha) x as an affine of x_hat, since x = x_hat sqrt(var + eps) + mean."""
     rest = 1.0 - alpha
     return alpha * weight + rest * np.sqrt(own.var + eps), alpha * bias + rest * own.mean

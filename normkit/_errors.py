@@ -7,5 +7,7 @@ def axis_error(axis: int, ndim: int, argument: str) -> Exception:
     """NumPy's AxisError, naming the argument and the range that would be right."""
     from numpy.exceptions import AxisError
 
-    error: Exception = AxisError(axis, ndim, argument) if ndim else AxisError(f"{argument}: an array without axes has no axis {axis}")
+    error: Exception = (
+        AxisError(axis, ndim, argument) if ndim else AxisError(f"{argument}: an array without axes has no axis {axis}")
+    )
     return error

@@ -69,9 +69,7 @@ def _checked(array: Array, name: str) -> Array:
         remedy = "; normalize real and imaginary part by themselves" if dtype.kind == "c" else ""
         raise TypeError(f"{name} has dtype {dtype}, expected one of {_KINDS}{remedy}")
     if not dtype.isnative:
-        raise TypeError(
-            f"{name} has byte-swapped dtype {dtype.str!r}; pass {name}.astype({name}.dtype.newbyteorder('='))"
-        )
+        raise TypeError(f"{name} has byte-swapped dtype {dtype.str!r}; pass {name}.astype({name}.dtype.newbyteorder('='))")
     uneven = any(step % dtype.itemsize for step, n in zip(array.strides, array.shape, strict=True) if n > 1)
     return array.copy() if uneven or not array.flags.aligned else array
 
@@ -103,7 +101,7 @@ def result_dtype(dtype: Any, x: Array) -> DType:
         name = result_name(name_of(x.dtype))
         return x.dtype if name == name_of(x.dtype) else np.dtype(name)
     try:
-        found = np.dtype(dtype)
+        found: DType = np.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"dtype={dtype!r} is no dtype: {error}") from error
     if name_of(found) not in RESULTS or not found.isnative:
@@ -119,7 +117,9 @@ def result_array(out: Any, dtype: Any, x: Array, inputs: dict[str, Array | None]
     if name_of(array.dtype) not in RESULTS or not array.dtype.isnative:
         raise TypeError(f"out has dtype {array.dtype}, which cannot hold a normalized array; expected {', '.join(RESULTS)}")
     if dtype is not None and result_dtype(dtype, x) != array.dtype:
-        raise TypeError(f"dtype={result_dtype(dtype, x)} and out of dtype {array.dtype} contradict each other; give one of them")
+        raise TypeError(
+            f"dtype={result_dtype(dtype, x)} and out of dtype {array.dtype} contradict each other; give one of them"
+        )
     if array.shape != x.shape:
         raise ValueError(f"out has shape {array.shape}, expected the shape of x, {x.shape}")
     if not array.flags.writeable:
@@ -159,7 +159,7 @@ def _clashes(out: Array, given: Array, exactly_allowed: bool) -> bool:
     if exactly_allowed and same_place and out.itemsize == given.itemsize and _same_steps(out, given):
         return False
     try:
-        return bool(np.shares_memory(out, given, max_work=10_000))
+        return bool(np.shares_memory(out, given, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -173,9 +173,7 @@ def broadcastable(value: Any, name: str, shape: tuple[int, ...]) -> Array | None
     if value is None:
         return None
     array = ingest(value, name).array
-    fits = array.ndim <= len(shape) and all(
-        own in (1, n) for own, n in zip(array.shape[::-1], shape[::-1], strict=False)
-    )
+    fits = array.ndim <= len(shape) and all(own in (1, n) for own, n in zip(array.shape[::-1], shape[::-1], strict=False))
     if not fits:
         raise ValueError(f"{name} has shape {array.shape}, which does not broadcast to the shape of x, {shape}")
     return array
@@ -197,12 +195,14 @@ def on_channels(value: Any, name: str, shape: tuple[int, ...], channel: int) -> 
     if value is None:
         return None
     array = ingest(value, name).array
-    wanted = [(shape[channel],)]
+    wanted: list[tuple[int, ...]] = [(shape[channel],)]
     if channel != 0:
         wanted += [(shape[0], shape[channel]), (1, shape[channel])]
     if array.shape not in (*wanted, ()):
         expected = " or ".join(map(str, wanted[:2]))
-        raise ValueError(f"{name} has shape {array.shape}, expected {expected} for x of shape {shape} with channel axis {channel}")
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected {expected} for x of shape {shape} with channel axis {channel}"
+        )
     if array.ndim == 0:
         return array
     target = [1] * len(shape)

@@ -12,17 +12,17 @@ from functools import lru_cache
 from math import prod
 
 Strides = tuple[int, ...]
-Segment = tuple[int, Strides]           # (size, strides of x, y, weight, bias), in elements
-Part = tuple[int, bool]                 # (size, reduced?) of an axis or of a piece of a split axis
-Split = tuple[tuple[Part, ...], ...]    # the parts of every axis, outermost first
+Segment = tuple[int, Strides]  # (size, strides of x, y, weight, bias), in elements
+Part = tuple[int, bool]  # (size, reduced?) of an axis or of a piece of a split axis
+Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
-TILE_WIDTH = 64     # lanes of a tile at most: 256 bytes of float32, four cache lines of a channels-last position
-SHORT_RUN = 64      # a reduced segment shorter than this is seen as lanes, if the rest of the set is longer
-TINY_SET = 0       # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
+TILE_WIDTH = 64  # lanes of a tile at most: 256 bytes of float32, four cache lines of a channels-last position
+SHORT_RUN = 64  # a reduced segment shorter than this is seen as lanes, if the rest of the set is longer
+TINY_SET = 0  # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """A / b, rounded up."""
     return -(-a // b)
 
 
@@ -32,13 +32,13 @@ class SetView:
 
     kept: tuple[Segment, ...]
     reduced: tuple[Segment, ...]
-    walk: tuple[tuple[int, int], ...]   # reduced (size, stride of x) as the statistics see them: positions of the lanes
-    offsets: Strides                    # of the first element of x, y, weight, bias in their flat arrays
-    tile: int                           # sets side by side
-    set_lanes: int                      # neighbouring elements of one set side by side, in the statistics
-    lane_stride: int                    # and their distance in x
-    apply_lanes: int                    # the same in the apply pass; 0: set by set, along the innermost segment
-    affine_varies: bool                 # whether weight or bias changes from position to position of the lanes
+    walk: tuple[tuple[int, int], ...]  # reduced (size, stride of x) as the statistics see them: positions of the lanes
+    offsets: Strides  # of the first element of x, y, weight, bias in their flat arrays
+    tile: int  # sets side by side
+    set_lanes: int  # neighbouring elements of one set side by side, in the statistics
+    lane_stride: int  # and their distance in x
+    apply_lanes: int  # the same in the apply pass; 0: set by set, along the innermost segment
+    affine_varies: bool  # whether weight or bias changes from position to position of the lanes
 
     @property
     def n_sets(self) -> int:
@@ -70,7 +70,7 @@ def _merge(segments: list[Segment]) -> tuple[Segment, ...]:
     """Neighbours become one where every operand steps on evenly from one to the next."""
     merged: list[Segment] = []
     for size, strides in segments:
-        if size == 1:                   # such an axis may carry any stride
+        if size == 1:  # such an axis may carry any stride
             continue
         if merged and all(outer == size * inner for outer, inner in zip(merged[-1][1], strides, strict=True)):
             merged[-1] = (merged[-1][0] * size, strides)

@@ -67,7 +67,12 @@ class Moments:
         """From sums of squares, which is what kernels and merges keep."""
         new = cls.__new__(cls)
         count, m2 = _real(count, "count"), _real(m2, "m2")
-        new._fill(count, _real(mean, "mean"), np.divide(m2, count, out=np.zeros(np.broadcast_shapes(m2.shape, count.shape)), where=count > 0), m2)
+        new._fill(
+            count,
+            _real(mean, "mean"),
+            np.divide(m2, count, out=np.zeros(np.broadcast_shapes(m2.shape, count.shape)), where=count > 0),
+            m2,
+        )
         return new
 
     def _fill(self, count: Array, mean: Array, var: Array, m2: Array) -> None:

@@ -33,7 +33,9 @@ class _Call:
     def run(self, x: _interop.Incoming, split: Split, affine: _Affine, options: Options) -> Any:
         """Affine, moments and out through the door, x through the engine, the result back out."""
         if self.moments is not None and not isinstance(self.moments, Moments):
-            raise TypeError(f"moments must be normkit.Moments, not {type(self.moments).__qualname__}; build Moments(count, mean, var)")
+            raise TypeError(
+                f"moments must be normkit.Moments, not {type(self.moments).__qualname__}; build Moments(count, mean, var)"
+            )
         weight, bias = affine(self.weight, "weight"), affine(self.bias, "bias")
         inputs = {"x": x.array, "weight": weight, "bias": bias}
         y = _interop.result_array(self.out, self.dtype, x.array, inputs)
@@ -47,7 +49,9 @@ def _reducing(sets: Sets, sizes: dict[str, int]) -> NormSet:
     """`sets` of a caller, which must reduce something."""
     chosen = as_norm_set(sets, sizes)
     if not chosen.reduces:
-        example = "mark what a set spans with brackets, as in 'n c [...]'" if isinstance(sets, str) else "name at least one axis"
+        example = (
+            "mark what a set spans with brackets, as in 'n c [...]'" if isinstance(sets, str) else "name at least one axis"
+        )
         raise ValueError(f"sets={sets!r} reduces nothing, every element would be a set of its own; {example}")
     return chosen
 
@@ -158,7 +162,7 @@ def instance_norm(
     Parameters
     ----------
     x : array_like
-        Of shape (N, C, \\*), or any with a channel axis.
+        Of shape (N, C, ...), or any with a channel axis.
     <channels>
     <eps>
     <tail>
@@ -214,7 +218,7 @@ def group_norm(
     Parameters
     ----------
     x : array_like
-        Of shape (N, C, \\*), or any with a channel axis.
+        Of shape (N, C, ...), or any with a channel axis.
     num_groups : int
         Number of groups; it divides C.
     <channels>
@@ -386,7 +390,7 @@ def batch_norm(
     Parameters
     ----------
     x : array_like
-        Of shape (N, C, \\*), or any with a channel axis.
+        Of shape (N, C, ...), or any with a channel axis.
     <channels>
     <eps>
     <tail>
@@ -441,9 +445,9 @@ def adaptive_instance_norm(
     Parameters
     ----------
     content : array_like
-        Of shape (N, C, \\*), or any with a channel axis.
+        Of shape (N, C, ...), or any with a channel axis.
     style : array_like
-        Of shape (N, C, \\*) or (1, C, \\*); its spatial axes may differ from those of the content in length and number.
+        Of shape (N, C, ...) or (1, C, ...); its spatial axes may differ from those of the content in length and number.
     channel_axis : int, default 1
         The channel axis. Axis 0 is the batch, unless it is the channel axis: then both are one sample.
     alpha : float, default 1.0
@@ -479,12 +483,17 @@ def adaptive_instance_norm(
     channel, kept = _channel(array.shape, channel_axis)
     style_channel, style_kept = _channel(model.shape, channel_axis)
     if model.shape[style_channel] != array.shape[channel] or (style_channel == 0) != (channel == 0):
-        raise ValueError(f"style has shape {model.shape}, expected the {array.shape[channel]} channels of content {array.shape}")
+        raise ValueError(
+            f"style has shape {model.shape}, expected the {array.shape[channel]} channels of content {array.shape}"
+        )
     if channel and model.shape[0] not in (1, array.shape[0]):
         raise ValueError(f"style has a batch of {model.shape[0]}, expected 1 or that of content, {array.shape[0]}")
     split = by_axes(array.shape, _spatial(array.shape, kept))
     target = _engine.moments(model, by_axes(model.shape, _spatial(model.shape, style_kept)), center=True)
-    lie = [model.shape[axis] if axis in style_kept else 1 for axis in ({0: 0, channel: style_channel}.get(a, -1) for a in range(array.ndim))]
+    lie = [
+        model.shape[axis] if axis in style_kept else 1
+        for axis in ({0: 0, channel: style_channel}.get(a, -1) for a in range(array.ndim))
+    ]
     weight, bias = (values.reshape(lie) for values in (target.std(), target.mean))
     if strength != 1.0 and array.size:
         own = _engine.moments(array, split, center=True) if moments is None else moments
@@ -496,7 +505,7 @@ def adaptive_instance_norm(
 
 def moments(x: Any, sets: Sets, *, center: bool = True, **sizes: int) -> Moments:
     """
-    Moments (count, mean, variance) of every set of an array.
+    Compute the moments (count, mean, variance) of every set of an array.
 
     Parameters
     ----------

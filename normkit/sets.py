@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn, SupportsIndex, TypeAlias
 
 from ._errors import axis_error
 from ._layout import Part, Split
 
-Sets = "NormSet | str | int | tuple[int, ...]"
+Sets: TypeAlias = "NormSet | str | int | tuple[int, ...]"
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)(?P<many>\.\.\.)?|(?P<dots>\.\.\.)|(?P<size>\d+)|(?P<mark>[\[\]()]))")
 
@@ -28,7 +28,7 @@ class _Atom:
     size: int | None = None
 
 
-_Axis = tuple[_Atom, ...]       # one axis of the array: an atom alone, or the parts in parentheses
+_Axis = tuple[_Atom, ...]  # one axis of the array: an atom alone, or the parts in parentheses
 
 
 class NormSet:
@@ -129,7 +129,7 @@ def as_norm_set(sets: Sets, sizes: Mapping[str, int]) -> NormSet:
         if sizes:
             raise TypeError(f"unexpected keyword argument {', '.join(map(repr, sizes))}: {sets!r} has its sizes already")
         return sets
-    return _cached(sets, tuple(sizes.items())) if _hashable(sets) else NormSet(sets, **sizes)  # type: ignore[arg-type]
+    return _cached(sets, tuple(sizes.items())) if _hashable(sets) else NormSet(sets, **sizes)
 
 
 def _hashable(sets: object) -> bool:
@@ -182,10 +182,10 @@ def _axes(spec: object, argument: str = "sets") -> tuple[int, ...]:
     except TypeError:
         pass
     try:
-        members = tuple(spec)  # type: ignore[arg-type]
+        members: tuple[object, ...] = tuple(spec)  # type: ignore[arg-type]
         if any(isinstance(axis, bool) for axis in members):
             raise TypeError("bool is no axis")
-        return tuple(operator.index(axis) for axis in members)
+        return tuple(operator.index(axis) for axis in members)  # type: ignore[arg-type]
     except TypeError:
         message = f"{argument} must be axes (int or tuple of int), a pattern (str) or a NormSet, not {spec!r}"
         raise TypeError(message) from None
@@ -218,9 +218,9 @@ def _fault(pattern: str, at: int, what: str) -> ValueError:
 def _parse(pattern: str) -> tuple[_Axis, ...]:
     """The axes of a pattern. Checks spelling only; sizes are for `_split`."""
     axes: list[_Axis] = []
-    parts: list[_Atom] | None = None            # of the open parenthesis
-    opened: dict[str, int] = {}                 # where "[" and "(" were opened
-    outer = False                               # the open "[" stands before the open "("
+    parts: list[_Atom] | None = None  # of the open parenthesis
+    opened: dict[str, int] = {}  # where "[" and "(" were opened
+    outer = False  # the open "[" stands before the open "("
     seen: set[str] = set()
     at = 0
     while pattern[at:].strip():
@@ -294,9 +294,7 @@ def _split(spec: str | tuple[int, ...], sizes: tuple[tuple[str, int], ...], shap
     return tuple(result)
 
 
-def _axis_parts(
-    pattern: str, axis: _Axis, known: Mapping[str, int], index: int, shape: tuple[int, ...]
-) -> tuple[Part, ...]:
+def _axis_parts(pattern: str, axis: _Axis, known: Mapping[str, int], index: int, shape: tuple[int, ...]) -> tuple[Part, ...]:
     """(size, reduced?) of the parts of one axis."""
     length = shape[index]
     sizes = [atom.size if atom.size is not None else known.get(atom.name) for atom in axis]

@@ -16,7 +16,7 @@ def moments(x, axes, center=True):
     n = int(np.prod([x.shape[a] for a in axes]))
     mean = np.sum(x, axis=axes, keepdims=True) / n if center else np.zeros_like(np.sum(x, axis=axes, keepdims=True))
     centred = x - mean
-    if center:                                          # the rounding of the mean, seen in the residuals, taken out
+    if center:  # the rounding of the mean, seen in the residuals, taken out
         rest = np.sum(centred, axis=axes, keepdims=True) / n
         mean, centred = mean + rest, centred - rest
     return mean, np.sum(centred * centred, axis=axes, keepdims=True) / n

@@ -41,7 +41,7 @@ def lay_out(x, order, steps):
     stored = [x.shape[a] * abs(s) for a, s in ((a, steps[a]) for a in order)]
     memory = np.zeros(stored, x.dtype)
     view = memory.transpose(np.argsort(order))
-    view = view[tuple(slice(None, None, s) if s > 0 else slice(None, None, s) for s in steps)]
+    view = view[tuple(slice(None, None, s) for s in steps)]
     view[...] = x
     return view
 

@@ -41,7 +41,7 @@ def test_accuracy_of_long_sets_at_any_offset(offset, shape):
 def test_scaling_by_powers_of_two_changes_nothing(shape, center):
     """norm(s x) = norm(x) with eps = 0, over float32's whole range, subnormal numbers included."""
     axis = int(np.argmax(shape))
-    x = np.random.default_rng(0).integers(-3, 4, shape).astype(np.float32)      # few bits: exact as subnormals too
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype(np.float32)  # few bits: exact as subnormals too
     expected = reference.normalize(x, (axis,), eps=0, center=center)
     for exponent in range(-149, 126, 11):
         scaled = np.ldexp(x, exponent)
@@ -160,7 +160,12 @@ def run_python(code, **environment):
     """A fresh interpreter, with a time limit; its output."""
     variables = {**os.environ, "NUMBA_CACHE_DIR": NUMBA, **environment}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], env=variables, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

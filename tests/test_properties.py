@@ -81,7 +81,10 @@ LAYOUTS = {
 }
 CALLS = {
     "instance": (lambda x, **k: nk.instance_norm(x, **k), lambda x, **k: reference.normalize(x, (2, 3), **k)),
-    "layer (image)": (lambda x, **k: nk.layer_norm(x, axis=(3, 1, 2), **k), lambda x, **k: reference.normalize(x, (1, 2, 3), **k)),
+    "layer (image)": (
+        lambda x, **k: nk.layer_norm(x, axis=(3, 1, 2), **k),
+        lambda x, **k: reference.normalize(x, (1, 2, 3), **k),
+    ),
     "layer (last)": (lambda x, **k: nk.layer_norm(x, **k), lambda x, **k: reference.normalize(x, (3,), **k)),
     "layer (channels first)": (lambda x, **k: nk.layer_norm(x, axis=1, **k), lambda x, **k: reference.normalize(x, (1,), **k)),
     "group": (lambda x, **k: nk.group_norm(x, 4, **k), lambda x, **k: reference.group_normalize(x, 4, 1, (2, 3), **k)),
@@ -90,9 +93,26 @@ CALLS = {
         lambda x, **k: reference.normalize(x.reshape(3, 2, 4, 9, 5), (1, 3, 4), **k).reshape(x.shape),
     ),
     "batch": (lambda x, **k: nk.batch_norm(x, **k), lambda x, **k: reference.normalize(x, (0, 2, 3), **k)),
-    "rms": (lambda x, **k: nk.rms_norm(x, axis=1, **{"eps": 1e-5, **k}), lambda x, **k: reference.normalize(x, (1,), center=False, **k)),
+    "rms": (
+        lambda x, **k: nk.rms_norm(x, axis=1, **{"eps": 1e-5, **k}),
+        lambda x, **k: reference.normalize(x, (1,), center=False, **k),
+    ),
 }
-DTYPES = ["float16", "bfloat16", "float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64"]
+DTYPES = [
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+]
 
 
 def as_dtype(x, name):
@@ -123,7 +143,9 @@ def test_every_dtype(norm, layout, dtype):
     reference.assert_close(y, oracle(x))
 
 
-@pytest.mark.parametrize("shape", [(4, 1, 16, 16), (1, 64, 70, 3), (2, 3, 33, 65), (1, 2, 200, 171), (2, 96, 1, 1), (5, 7, 1, 2100)])
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 16, 16), (1, 64, 70, 3), (2, 3, 33, 65), (1, 2, 200, 171), (2, 96, 1, 1), (5, 7, 1, 2100)]
+)
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
 @pytest.mark.parametrize("norm", ["instance", "layer (image)", "layer (channels first)", "batch"])
 def test_sizes_around_blocks_and_chunks(norm, layout, shape):
@@ -170,7 +192,7 @@ def test_instance_norm_ignores_gain_and_offset(b, a, seed):
     exact = nk.instance_norm(gain * x + b, eps=0)
     assert np.allclose(exact, nk.instance_norm(x, eps=0), atol=1e-9)
     eps, var = 1e-5, (gain * x).var((2, 3), keepdims=True)
-    effect = 1 - np.sqrt(var / (var + eps))             # x_hat shrinks by at most this much
+    effect = 1 - np.sqrt(var / (var + eps))  # x_hat shrinks by at most this much
     assert np.all(np.abs(nk.instance_norm(gain * x + b, eps=eps) - exact) <= effect * np.abs(exact) + 1e-9)
 
 

@@ -18,7 +18,7 @@ from .halves import as_storage
 _FUSED_TILES = 64
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
 _CAST_ELEMENTS = 1 << 16
-_ALL = np.empty(0, np.uint8)                # `todo` that leaves nothing out
+_ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
 _NO_MOMENTS = np.empty((3, 0))
 
 
@@ -77,12 +77,12 @@ def _flat(array: Array, readonly: bool = True) -> Array:
         flat = as_strided(forward, (extent,), (array.itemsize,))
     flat = as_storage(flat)
     if readonly:
-        flat.flags.writeable = False            # a kernel that wrote to it would not compile
+        flat.flags.writeable = False  # a kernel that wrote to it would not compile
     return flat
 
 
 def _affine(given: Array | None, other: Array | None, neutral: float, wide: bool) -> Array:
-    """weight or bias in a dtype for the kernels; where it is absent but the other varies, spelled out, if that is small."""
+    """Weight or bias in a dtype for the kernels; where it is absent but the other varies, spelled out, if that is small."""
     real = _real(wide).dtype
     if given is None:
         spelled = other is not None and other.size <= _CAST_ELEMENTS

@@ -1,8 +1,9 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
-Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, then
-the offsets of the first element of x, y, weight, bias, then whether to stream. Then the segments, a row each: (size, strides of x, y, weight,
-bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the statistics walk them (x alone).
+Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
+offsets of the first element of x, y, weight and bias, and whether to stream. Then the segments, a row each: (size,
+strides of x, y, weight, bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the statistics walk
+them (x alone).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ APPLY_ROWS, STREAM = 0, 5
 SIZE, X, Y, W, B = range(5)
 HEADER = 3
 
-BLOCK = 2048            # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
-CHUNK = 8 * BLOCK       # positions per parallel piece of a set
-_TASK_ELEMENTS = 1 << 15    # work worth handing to another thread: 15 us at 2 elements/ns against a 1.5 us launch
+BLOCK = 2048  # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
+CHUNK = 8 * BLOCK  # positions per parallel piece of a set
+_TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 15 us at 2 elements/ns against a 1.5 us launch
 _STREAM_ELEMENTS = 1 << 22
 _STREAM_RUN = 1 << 10
 

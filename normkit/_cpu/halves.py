@@ -52,7 +52,7 @@ def decode(builder: ir.IRBuilder, value: ir.Value, element: types.Type, target: 
     """An element as loaded -> the accumulator type `target` (float or double)."""
     name = storage_name(element)
     wide = _lift(target, value)
-    if name == "bfloat16":                                       # the upper half of a float32
+    if name == "bfloat16":  # the upper half of a float32
         i32 = _lift(ir.IntType(32), value)
         bits = builder.shl(builder.zext(value, i32), _constant(i32, 16))
         value = builder.bitcast(bits, _lift(_FLOAT, value))
@@ -79,7 +79,7 @@ def encode(builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Va
     bits = builder.bitcast(value, i32)
     odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
     rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
-    quiet_nan = builder.or_(bits, _constant(i32, 0x400000))      # rounding could carry a NaN over into infinity
+    quiet_nan = builder.or_(bits, _constant(i32, 0x400000))  # rounding could carry a NaN over into infinity
     is_nan = builder.fcmp_unordered("uno", value, value)
     kept = builder.select(is_nan, quiet_nan, rounded)
     return builder.trunc(builder.lshr(kept, _constant(i32, 16)), i16)
@@ -111,7 +111,7 @@ def _round_to_odd(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     negative = builder.icmp_signed("<", bits, _constant(i32, 0))
     above = builder.fcmp_ordered(">", back, value)
     below = builder.fcmp_ordered("<", back, value)
-    away = builder.select(negative, below, above)                # |near| > |value|: one step back towards zero
+    away = builder.select(negative, below, above)  # |near| > |value|: one step back towards zero
     sign = builder.xor(bits, magnitude)
     cut = builder.sub(magnitude, builder.zext(away, i32))
     inexact = builder.zext(builder.or_(above, below), i32)

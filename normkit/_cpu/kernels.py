@@ -15,27 +15,60 @@ import numpy as np
 from numba import prange
 
 from .geometry import (
-    AFFINE_VARIES, APPLY_LANES, APPLY_ROWS, B, BLOCK, CENTER, CHUNK, HEADER, KEPT, LANE_X, PER_TASK, REDUCED, ROWS, SET_LANES, SIZE,
-    STREAM, TILE, TILE_WIDTH, W, WALK, X, Y,
+    AFFINE_VARIES,
+    APPLY_LANES,
+    APPLY_ROWS,
+    BLOCK,
+    CENTER,
+    CHUNK,
+    HEADER,
+    KEPT,
+    LANE_X,
+    PER_TASK,
+    REDUCED,
+    ROWS,
+    SET_LANES,
+    SIZE,
+    STREAM,
+    TILE,
+    TILE_WIDTH,
+    WALK,
+    B,
+    W,
+    X,
+    Y,
 )
 from .threads import jit, jit_parallel
-from .vectors import LANES, STRIP, accumulate, accumulate_rows, apply_lanes, apply_run, copy_run, flush, out_of_line, read, sum_run, write
+from .vectors import (
+    LANES,
+    STRIP,
+    accumulate,
+    accumulate_rows,
+    apply_lanes,
+    apply_run,
+    copy_run,
+    flush,
+    out_of_line,
+    read,
+    sum_run,
+    write,
+)
 
-PIVOT, SUM, SQUARE, TOTAL, TOTAL_SQUARE = range(5)   # rows of `work` while a block is summed
-HIGH, LOW, RSTD, WEIGHT, BIAS, BUFFER, WORK_ROWS = range(7)         # and while a tile is standardized
-MEAN, MEAN_LOW, M2 = range(3)                       # rows of the moments of sets; the mean has two parts
-ROW = LANES * TILE_WIDTH                            # length of a row of `work`
+PIVOT, SUM, SQUARE, TOTAL, TOTAL_SQUARE = range(5)  # rows of `work` while a block is summed
+HIGH, LOW, RSTD, WEIGHT, BIAS, BUFFER, WORK_ROWS = range(7)  # and while a tile is standardized
+MEAN, MEAN_LOW, M2 = range(3)  # rows of the moments of sets; the mean has two parts
+ROW = LANES * TILE_WIDTH  # length of a row of `work`
 
 # Outside these bounds float32 loses digits (squares underflow below 1e-38, overflow above 3e38). A kernel that works in
 # float32 leaves such sets alone and marks them in `todo`; the same kernel in float64, given `todo`, does only those.
 TINY_VARIANCE, HUGE = 1e-28, 1e38
 RSTD_LIMIT = 2.0**64
-STILL = 1e-10           # a set of this magnitude whose float32 squares are all 0 is constant: none can have underflowed
+STILL = 1e-10  # a set of this magnitude whose float32 squares are all 0 is constant: none can have underflowed
 
 
 # ------------------------------------------------------------------------------------------------------- where things are
 @jit
-def _outer_offset(segments: Any, index: int, column: int) -> int:
+def _outer_offset(segments: Any, index: int, column: int) -> Any:
     """Offset of the index-th position over segments[:-1], the outer ones, for one operand."""
     offset = 0
     for d in range(len(segments) - 2, -1, -1):
@@ -77,7 +110,7 @@ def _tile_origin(geo: Any, tile: int) -> Any:
 
 
 @jit
-def tile_count(geo: Any) -> int:
+def tile_count(geo: Any) -> Any:
     kept = _segments(geo, KEPT)
     tiles = -(-kept[-1, SIZE] // geo[1, TILE])
     for d in range(len(kept) - 1):
@@ -132,7 +165,7 @@ def _sum_run(x: Any, geo: Any, o: int, m: int, step: int, i: int, count: int, wo
     if width == 1 and step == 1:
         _strip(x, o, m, i, work)
     elif width > 1 and (lanes == 1 or lane_step == 1) and (count == 1 or set_step == lanes):
-        together = LANES if step == width else 1            # dense: many positions in one run
+        together = LANES if step == width else 1  # dense: many positions in one run
         done = 0
         while done < m:
             lane = (i + done) % LANES
@@ -180,7 +213,7 @@ def _sum_block(x: Any, geo: Any, origin: int, i: int, m: int, count: int, work: 
             flush(work[SUM], work[TOTAL], LANES * width)
             flush(work[SQUARE], work[TOTAL_SQUARE], LANES * width)
     half = LANES // 2
-    while half > 0:                                         # lanes fold in halves: a tree, the same for every width
+    while half > 0:  # lanes fold in halves: a tree, the same for every width
         for j in range(half * width):
             work[TOTAL, j] += work[TOTAL, half * width + j]
             work[TOTAL_SQUARE, j] += work[TOTAL_SQUARE, half * width + j]
@@ -188,7 +221,7 @@ def _sum_block(x: Any, geo: Any, origin: int, i: int, m: int, count: int, work: 
 
 
 @jit
-def _sum_chunk(x: Any, geo: Any, origin: int, chunk: int, count: int, work: Any, mean: Any, m2: Any) -> int:
+def _sum_chunk(x: Any, geo: Any, origin: int, chunk: int, count: int, work: Any, mean: Any, m2: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of each lane's part of a chunk; returns its positions.
 
     Each block is summed about a pivot near its mean: the first block about its own mean, found in a pass of its own, every
@@ -242,12 +275,12 @@ def _chunk_moments(x: Any, geo: Any, origin: int, chunk: int, count: int, work: 
             centre = total / lanes
             for r in range(lanes):
                 squares += m2[k * lanes + r] + positions * (part[r] - centre) ** 2
-            mean[k], m2[k] = centre, squares                # k <= k * lanes: the parts ahead are still whole
+            mean[k], m2[k] = centre, squares  # k <= k * lanes: the parts ahead are still whole
     return float(positions * lanes)
 
 
 @jit
-def _loses_digits(mean: float, m2: float, n: float) -> bool:
+def _loses_digits(mean: float, m2: float, n: float) -> Any:
     """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms)."""
     constant = m2 == 0 and (n == 1 or abs(mean) >= STILL)
     return not (abs(mean) <= HUGE and (constant or TINY_VARIANCE * n <= m2 < np.inf))
@@ -263,13 +296,13 @@ def _finish_set(x: Any, geo: Any, origin: int, mean: float, m2: float, moments: 
 
 
 @jit
-def _skip(todo: Any, k: int, work: Any) -> bool:
+def _skip(todo: Any, k: int, work: Any) -> Any:
     """Whether set k is not for this pass: marked, in float32; not marked, in float64."""
     return todo.shape[0] > 0 and (todo[k] != 0) == (work.itemsize == 4)
 
 
 @jit
-def _skip_all(todo: Any, first: int, count: int, work: Any) -> bool:
+def _skip_all(todo: Any, first: int, count: int, work: Any) -> Any:
     for k in range(first, first + count):
         if not _skip(todo, k, work):
             return False
@@ -277,7 +310,7 @@ def _skip_all(todo: Any, first: int, count: int, work: Any) -> bool:
 
 
 @jit
-def _marked(todo: Any) -> int:
+def _marked(todo: Any) -> Any:
     """How many sets wait for float64."""
     marked = 0
     for k in range(todo.shape[0]):
@@ -294,7 +327,7 @@ def _rstd(m2: float, divisor: float, eps: float) -> float:
 
 
 @jit
-def _wild(mean: float, rstd: float) -> bool:
+def _wild(mean: float, rstd: float) -> Any:
     """Whether float32 cannot hold this centre and scale (given moments may be anything)."""
     return abs(mean) > HUGE or (rstd != 0 and not (1 / RSTD_LIMIT <= rstd <= RSTD_LIMIT))
 
@@ -400,7 +433,7 @@ def _apply_tile(
         return
     elements = max(lanes, 1)
     begin, end = i * elements, (i + m) * elements
-    size = BLOCK if count > 1 else m * elements             # sets side by side: block by block, while x is in cache
+    size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
     for block in range(begin, end, size):
         for k in range(count):
             if _skip(todo, first + k, work):
@@ -415,7 +448,7 @@ def _apply_tile(
 @jit
 def forward(
     x: Any, y: Any, w: Any, b: Any, moments: Any, todo: Any, geo: Any, scale: Any, real: Any, begin: int, end: int
-) -> int:
+) -> Any:
     """Statistics and result of each tile while it is in cache. Returns how many sets wait for float64."""
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
@@ -462,7 +495,7 @@ def partial_moments(x: Any, partials: Any, geo: Any, real: Any, begin: int, end:
 
 
 @jit
-def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> int:
+def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> Any:
     """Merge the chunks of every set, in order. Returns how many sets wait for float64."""
     out_of_line()
     step, marked = _segments(geo, KEPT)[-1, X], 0
@@ -484,7 +517,7 @@ def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) 
 
 
 @jit
-def mark_wild(moments: Any, todo: Any, scale: Any) -> int:
+def mark_wild(moments: Any, todo: Any, scale: Any) -> Any:
     """Mark the sets whose given moments float32 cannot apply."""
     marked = 0
     for k in range(todo.shape[0]):
@@ -516,7 +549,7 @@ def apply(
 @jit_parallel
 def forward_parallel(
     x: Any, y: Any, w: Any, b: Any, moments: Any, todo: Any, geo: Any, scale: Any, real: Any, tasks: int
-) -> int:
+) -> Any:
     for task in prange(tasks):
         forward(x, y, w, b, moments, todo, geo, scale, real, task, task + 1)
     return _marked(todo) if real.itemsize == 4 else 0

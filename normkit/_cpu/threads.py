@@ -13,7 +13,7 @@ import numba
 # Below this many elements one thread is faster: a parallel launch costs 2 us (m: 2 cores, OpenMP), 30000 elements 11 us.
 PARALLEL_ELEMENTS = 1 << 15
 
-_SAFE_LAYERS = ("omp", "tbb")       # workqueue aborts the process when two threads launch at once
+_SAFE_LAYERS = ("omp", "tbb")  # workqueue aborts the process when two threads launch at once
 _state: dict[str, bool] = {"forked": False}
 _lock = threading.Lock()
 
@@ -66,7 +66,7 @@ def may_run_parallel() -> bool:
 
 def _layer_is_safe() -> bool:
     try:
-        numba.get_num_threads()                 # starts the layer, launches nothing
+        numba.get_num_threads()  # starts the layer, launches nothing
     except ValueError as error:
         message = f"Numba has no working threading layer, so normkit runs on one thread: {error}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)

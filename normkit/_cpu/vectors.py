@@ -18,10 +18,11 @@ from numba.extending import intrinsic
 
 from . import halves
 
-LANES = 32          # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
-STRIP = 8 * LANES   # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
-_STEP = 16          # elements per vector operation of the elementwise loops
+LANES = 32  # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
+STRIP = 8 * LANES  # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
+_STEP = 16  # elements per vector operation of the elementwise loops
 
+_primitive: Callable[[Callable[..., Any]], Any] = intrinsic
 Emit = Callable[[ir.Value, int], None]
 EmitStore = Callable[[ir.Value, int, bool], None]
 
@@ -34,7 +35,7 @@ class _Elements:
         self.memory = halves.memory_type(context, self.element)
         data = context.make_array(kind)(context, builder, value).data
         self.data = builder.bitcast(data, self.memory.as_pointer())
-        self.align = self.size = context.get_abi_sizeof(self.memory)
+        self.align = self.size = int(context.get_abi_sizeof(self.memory))
 
     def at(self, *offsets: ir.Value) -> _Elements:
         """The same array, starting at the sum of `offsets`."""
@@ -109,12 +110,12 @@ def _store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: _El
             for start, stop in ((zero, head), (whole, m)):
                 with cgutils.for_range_slice(builder, start, stop, one, intp) as (j, _):
                     emit(j, 1, False)
-            builder.fence("seq_cst")                    # streamed stores are weakly ordered
+            builder.fence("seq_cst")  # streamed stores are weakly ordered
         with otherwise:
             _loop(builder, m, emit_cached)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def out_of_line(typingctx: Any) -> Any:
     """Compile the calling function once, for size: not again wherever it is called, and no loop of it unrolled.
 
@@ -129,7 +130,7 @@ def out_of_line(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def read(typingctx: Any, a: Any, i: Any, real: Any) -> Any:
     """One element of flat array `a` as a number of type `real`."""
 
@@ -140,7 +141,7 @@ def read(typingctx: Any, a: Any, i: Any, real: Any) -> Any:
     return real.instance_type(a, types.intp, real), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def write(typingctx: Any, a: Any, i: Any, value: Any) -> Any:
     """Store one number into flat array `a`, rounded to its dtype."""
 
@@ -151,7 +152,7 @@ def write(typingctx: Any, a: Any, i: Any, value: Any) -> Any:
     return types.void(a, types.intp, value), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
     """y[p + j] = x[o + j] for j in [0, m), converted; one of the two is in the accumulator's dtype."""
 
@@ -167,7 +168,7 @@ def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
     return types.void(x, types.intp, types.intp, y, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def accumulate(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any, s: Any, q: Any, at: Any) -> Any:
     """s[at + j] += d and q[at + j] += d * d, where d = x[o + j] - pivot[at + j], for j in [0, m)."""
 
@@ -188,7 +189,7 @@ def accumulate(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any, s: Any, q: An
     return types.void(x, types.intp, types.intp, pivot, s, q, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
     """total[j] += s[j], then s[j] = 0, for j in [0, m)."""
 
@@ -206,7 +207,7 @@ def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
     return types.void(s, total, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def accumulate_rows(typingctx: Any, x: Any, o: Any, rows: Any, pivot: Any, s: Any, q: Any) -> Any:
     """`accumulate` over `rows` neighbouring rows of LANES elements of one set, the sums held in registers."""
 
@@ -241,7 +242,7 @@ def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
     """(sum of d, sum of d * d), d = x[o + j] - pivot, for j in [0, m) of one set: all lanes in registers."""
 
@@ -270,10 +271,11 @@ def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
             stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
             with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
                 add_row(builder.fsub(source.load(j, LANES), pivot_row))
-            with builder.if_then(builder.icmp_signed(">", end, args[2])), builder.if_then(
-                builder.icmp_signed("<", whole, args[2])
+            with (
+                builder.if_then(builder.icmp_signed(">", end, args[2])),
+                builder.if_then(builder.icmp_signed("<", whole, args[2])),
             ):
-                rest = cgutils.alloca_once(builder, row_type)       # the last row, filled up with zero differences
+                rest = cgutils.alloca_once(builder, row_type)  # the last row, filled up with zero differences
                 builder.store(none, rest)
                 slots = builder.bitcast(rest, wide.as_pointer())
                 with cgutils.for_range_slice(builder, whole, args[2], one, intp) as (j, _):
@@ -293,7 +295,7 @@ def _standardize(builder: ir.IRBuilder, x: ir.Value, operands: tuple[ir.Value, .
     return builder.fadd(builder.fmul(x_hat, weight), bias)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands: Any, stream: Any) -> Any:
     """y[p + j] = standardize(x[o + j]) for j in [0, m), every operand its own vector: rows of operands (5, >= m)."""
 
@@ -315,7 +317,7 @@ def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands
     return types.void(x, types.intp, y, types.intp, types.intp, operands, types.boolean), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_primitive
 def apply_run(
     typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, centre: Any, affine: Any, w: Any, b: Any, vary: Any, stream: Any
 ) -> Any:
@@ -329,9 +331,7 @@ def apply_run(
         source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
         result = _Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
         pair = cgutils.unpack_tuple(builder, args[6], 2)
-        affine_parts = [
-            _Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)
-        ]
+        affine_parts = [_Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)]
         scalars = cgutils.unpack_tuple(builder, args[5], 3)
         zero = ir.Constant(args[1].type, 0)
 

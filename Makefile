@@ -1,0 +1,25 @@
+# Each command sets up all it needs; a fresh machine has Python >= 3.11 (with venv) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench clean
+
+demo: .venv/demo  ## normalization at work on two photographs: prints a table, writes style_contrast.png
+	$(BIN)/python examples/style_contrast.py --out style_contrast.png
+
+test: .venv/test  ## all checks and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/bench  ## the case table on the current commit, beside a copy of the same bytes
+	cd asv_bench && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+.venv/%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .numba_cache

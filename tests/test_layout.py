@@ -1,0 +1,110 @@
+"""The layout view: few segments, any strides, no copy."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import normkit as nk
+from normkit._cpu import threads
+from normkit._layout import set_view
+from tests import strategies
+from tests.test_properties import CALLS, LAYOUTS, images
+
+NCHW = (8, 32, 10, 12)
+PER_CHANNEL = (0, 1, 0, 0)
+
+
+def strides_of(shape, order):
+    memory = np.empty([shape[a] for a in order], np.int8)
+    return memory.transpose(np.argsort(order)).strides
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["NC*", "N*C"])
+@pytest.mark.parametrize("affine", [(0, 0, 0, 0), PER_CHANNEL, (32, 1, 0, 0)], ids=["none", "(C,)", "(N, C)"])
+@pytest.mark.parametrize(
+    ("sets", "sizes"),
+    [
+        ("n [c ...]", {}),
+        ("n c [...]", {}),
+        ("n (g [c]) [...]", {"g": 8}),
+        ("[n] c [...]", {}),
+        ("n [c] ...", {}),
+        ("... [w]", {}),
+    ],
+)
+def test_at_most_two_and_two_segments(sets, sizes, affine, order):
+    steps = strides_of(NCHW, order)
+    view = set_view(nk.NormSet(sets, **sizes).split(NCHW), steps, steps, affine, affine)
+    pixelwise = sets in ("n [c] ...", "... [w]")
+    if not (pixelwise and any(affine)):  # there the affine steps along kept axes of its own
+        assert len(view.kept) <= 2 and len(view.reduced) <= 2, view
+    assert len(view.walk) <= 2
+    assert view.n_sets * view.set_size == np.prod(NCHW)
+
+
+def test_channels_last_lanes_are_sets():
+    steps = strides_of(NCHW, (0, 2, 3, 1))
+    view = set_view(nk.NormSet("n c [...]").split(NCHW), steps, steps, PER_CHANNEL, PER_CHANNEL)
+    assert view.kept == ((8, (3840, 3840, 0, 0)), (32, (1, 1, 1, 1))) and view.reduced == ((120, (32, 32, 0, 0)),)
+    assert (view.tile, view.apply_lanes, view.affine_varies) == (32, 1, False)
+
+
+def test_short_runs_are_lanes():
+    """A channel group of 4 in channels-last memory is summed as four sets, then merged: no gather of runs of 4."""
+    steps = strides_of(NCHW, (0, 2, 3, 1))
+    view = set_view(nk.NormSet("n (g [c]) [...]", g=8).split(NCHW), steps, steps, PER_CHANNEL, PER_CHANNEL)
+    assert (view.tile, view.set_lanes, view.apply_lanes, view.rows) == (8, 4, 4, 120)
+
+
+def test_crops_leave_outer_segments():
+    shape, steps = (2, 3, 4, 5), (10_000, 1000, 100, 10)
+    view = set_view(nk.NormSet((1, 2, 3)).split(shape), steps, steps, (0,) * 4, (0,) * 4)
+    assert [size for size, _ in view.reduced] == [3, 4, 5] and [size for size, _ in view.kept] == [2]
+
+
+def test_negative_and_zero_strides():
+    view = set_view(nk.NormSet(1).split((3, 4)), (-4, -1), (4, 1), (0, 0), (0, 0))
+    assert view.offsets == (11, 0, 0, 0)
+    x = np.broadcast_to(np.arange(5.0), (3, 7, 5))
+    assert np.allclose(nk.normalize(x, (0, 2)), nk.normalize(np.array(x), (0, 2)))
+    assert np.allclose(nk.normalize(x, 1), 0)
+
+
+@given(st.data(), st.integers(1, 5))
+def test_any_layout_equals_its_copy(data, ndim):
+    """The same bits from any strides as from a C-ordered copy whose axes lie in the same order."""
+    x = data.draw(strategies.arrays(min_ndim=ndim, max_ndim=ndim, max_elements=3000))
+    axes = data.draw(st.lists(st.integers(0, ndim - 1), min_size=1, unique=True).map(tuple))
+    assert np.array_equal(nk.normalize(x, axes), nk.normalize(np.copy(x, order="K"), axes))
+
+
+@given(strategies.cases(max_elements=3000))
+def test_results_keep_the_memory_order(case):
+    x, axes = case
+    y = nk.normalize(x, axes)
+    assert y.strides == np.empty_like(x, order="K").strides
+    assert all(s > 0 for s in y.strides) and y.flags.writeable
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("norm", CALLS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_nothing_is_copied(norm, layout, dtype, monkeypatch):
+    """Beside the result, memory grows by statistics and one thread's fixed buffers (56 KiB) only."""
+    monkeypatch.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
+    x = LAYOUTS[layout](images(shape=(3, 8, 160, 150)).astype(dtype))
+    out = np.empty_like(x, dtype=np.float32)
+    call, _ = CALLS[norm]
+    call(x, out=out)  # compiled and warm
+    before = x.copy()
+    tracemalloc.start()
+    call(x, out=out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    sets = {"layer (last)": 3600, "layer (channels first)": 72_000, "rms": 72_000}.get(norm, 24)
+    assert peak < 50 * sets + 62_000, peak
+    assert x.nbytes > 2 * 62_000
+    assert np.array_equal(x, before)
