@@ -27,11 +27,20 @@ LIGHTS = {"as taken": (1.0, 0.0), "brightened": (0.6, 100.0), "darkened": (0.4, 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 EPS = 1e-5
 
+
+def _group(x: np.ndarray, **options: Any) -> Any:
+    return nk.group_norm(x, 2, **options)
+
+
+def _layer(x: np.ndarray, **options: Any) -> Any:
+    return nk.layer_norm(x, axis=(1, 2, 3), **options)
+
+
 # name, what to see, normkit, and the plain NumPy expression: (groups of the channel axis, axes of the split array)
 NORMS: dict[str, tuple[str, Callable[..., Any], tuple[int, tuple[int, ...]]]] = {
     "instance norm": ("light gone:\nall four look the same", nk.instance_norm, (1, (3, 4))),
-    "group norm": ("some light left: sets of\n4 planes share one scale", lambda x, **k: nk.group_norm(x, 2, **k), (2, (2, 3, 4))),
-    "layer norm": ("more left: one scale\nfor all 8 planes", lambda x, **k: nk.layer_norm(x, axis=(1, 2, 3), **k), (1, (1, 2, 3, 4))),
+    "group norm": ("some light left: sets of\n4 planes share one scale", _group, (2, (2, 3, 4))),
+    "layer norm": ("more left: one scale\nfor all 8 planes", _layer, (1, (1, 2, 3, 4))),
     "batch norm": ("light stays: one scale\nfor all 8 photographs", nk.batch_norm, (1, (0, 3, 4))),
 }  # fmt: skip
 

@@ -1,0 +1,71 @@
+"""The case table: what is timed, in which layout, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+import normkit as nk
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: x has shape (N, C, ...); `plain` is the axes of the same sets in NumPy (None: not one expression)."""
+
+    shape: tuple[int, ...]
+    norm: Callable[..., Any]
+    plain: tuple[int, ...] | None
+    why: str
+
+
+def _group(x: np.ndarray, **options: Any) -> Any:
+    return nk.group_norm(x, 32, **options)
+
+
+def _channels(x: np.ndarray, **options: Any) -> Any:
+    return nk.layer_norm(x, axis=1, **options)
+
+
+CASES = {
+    "style transfer, instance": Case((8, 64, 256, 256), nk.instance_norm, (2, 3), "128 MiB in sets of 256 KiB"),
+    "style transfer, group": Case((8, 64, 256, 256), _group, None, "diffusion's 32 groups"),
+    "style transfer, batch": Case((8, 64, 256, 256), nk.batch_norm, (0, 2, 3), "few sets in many pieces"),
+    "ResNet stage 1, batch": Case((32, 64, 112, 112), nk.batch_norm, (0, 2, 3), "the largest of ResNet-50"),
+    "ResNet stage 4, group": Case((32, 512, 7, 7), _group, None, "small sets of 784"),
+    "ConvNeXt, layer over channels": Case((16, 96, 56, 56), _channels, (1,), "channels first"),
+    "3-D volume, instance": Case((1, 32, 64, 128, 128), nk.instance_norm, (2, 3, 4), "nnU-Net; 32 sets of a million"),
+    "video, instance per frame": Case((2, 32, 16, 112, 112), lambda x, **k: nk.normalize(x, "n c t [h w]", **k), (3, 4), "by pattern"),
+    "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets"),
+    "LLM tokens, RMS": Case((2048, 4096), nk.rms_norm, None, "one pass over rows of 16 KiB"),
+    "audio, time only": Case((16, 80, 3000), lambda x, **k: nk.normalize(x, "n f [t]", **k), (2,), "log-mel spectrograms"),
+    "one 4K image, instance": Case((1, 3, 2160, 3840), nk.instance_norm, (2, 3), "three huge sets"),
+}  # fmt: skip
+LAYOUTS = ("NC*", "N*C")
+DTYPES = ("float32", "float16")
+
+
+def make(case: Case, layout: str, dtype: str = "float32", shrink: int = 1) -> np.ndarray:
+    """Data of a case, its large axes divided by `shrink`."""
+    small = tuple(max(32, n // shrink) if n > 100 else n for n in case.shape)
+    x = (np.random.default_rng(0).standard_normal(small, np.float32) * 2 + 3).astype(dtype)
+    if layout == "NC*":
+        return x
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def plain(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The NumPy expression."""
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.float32(1e-5))
+
+
+@numba.njit(parallel=True)
+def copy(x: np.ndarray, y: np.ndarray) -> None:
+    """Copy x to y, both flat, on all threads: what memory allows."""
+    pieces = 64
+    step = -(-x.size // pieces)
+    for k in numba.prange(pieces):
+        y[k * step : (k + 1) * step] = x[k * step : (k + 1) * step]
