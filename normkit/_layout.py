@@ -17,7 +17,8 @@ Part = tuple[int, bool]  # (size, reduced?) of an axis or of a piece of a split 
 Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
 TILE_WIDTH = 64  # lanes of a tile at most: 256 bytes of float32, four cache lines of a channels-last position
-SHORT_RUN = 64  # a reduced segment shorter than this is seen as lanes, if the rest of the set is longer
+SHORT_RUN = 64  # a contiguous reduced segment shorter than this is seen as lanes,
+FEW_ROWS = 8  # if there are at least so many of it
 TINY_SET = 0  # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
 
 
@@ -127,7 +128,7 @@ def _schedule(
     inner, step = walk[-1]
     size = prod(n for n, _ in walk)
     set_lanes, lane_stride = 1, 0
-    if len(walk) > 1 and step == 1 and inner < SHORT_RUN and size >= SHORT_RUN * inner:
+    if len(walk) > 1 and step == 1 and inner < SHORT_RUN and size >= FEW_ROWS * inner:
         set_lanes, lane_stride, walk = inner, step, walk[:-1]
         tile = TILE_WIDTH // inner if set_step == inner else 1
     else:

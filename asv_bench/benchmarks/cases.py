@@ -30,6 +30,10 @@ def _channels(x: np.ndarray, **options: Any) -> Any:
     return nk.layer_norm(x, axis=1, **options)
 
 
+def _frames(x: np.ndarray, **options: Any) -> Any:
+    return nk.normalize(x, "n c t [h w]", **options)
+
+
 CASES = {
     "style transfer, instance": Case((8, 64, 256, 256), nk.instance_norm, (2, 3), "128 MiB in sets of 256 KiB"),
     "style transfer, group": Case((8, 64, 256, 256), _group, None, "diffusion's 32 groups"),
@@ -38,7 +42,7 @@ CASES = {
     "ResNet stage 4, group": Case((32, 512, 7, 7), _group, None, "small sets of 784"),
     "ConvNeXt, layer over channels": Case((16, 96, 56, 56), _channels, (1,), "channels first"),
     "3-D volume, instance": Case((1, 32, 64, 128, 128), nk.instance_norm, (2, 3, 4), "nnU-Net; 32 sets of a million"),
-    "video, instance per frame": Case((2, 32, 16, 112, 112), lambda x, **k: nk.normalize(x, "n c t [h w]", **k), (3, 4), "by pattern"),
+    "video, instance per frame": Case((2, 32, 16, 112, 112), _frames, (3, 4), "by pattern"),
     "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets"),
     "LLM tokens, RMS": Case((2048, 4096), nk.rms_norm, None, "one pass over rows of 16 KiB"),
     "audio, time only": Case((16, 80, 3000), lambda x, **k: nk.normalize(x, "n f [t]", **k), (2,), "log-mel spectrograms"),

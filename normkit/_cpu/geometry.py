@@ -1,9 +1,9 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
 Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, and whether to stream. Then the segments, a row each: (size,
-strides of x, y, weight, bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the statistics walk
-them (x alone).
+offsets of the first element of x, y, weight and bias, whether to stream, and whether sets are short runs. Then the
+segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then reduced ones, then `walk`, the reduced
+ones as the statistics walk them (x alone).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from .._layout import SetView, ceil_div
 
 KEPT, REDUCED, WALK = range(3)
 TILE, SET_LANES, LANE_X, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES = COLUMNS = range(8)
-APPLY_ROWS, STREAM = 0, 5
+APPLY_ROWS, STREAM, SHORT = 0, 5, 6
 SIZE, X, Y, W, B = range(5)
 HEADER = 3
 
+ROW = 32 * TILE_WIDTH  # elements of a buffer row: LANES positions of a tile
 BLOCK = 2048  # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 15 us at 2 elements/ns against a 1.5 us launch
@@ -39,7 +40,7 @@ def pack(view: SetView, center: bool) -> Array:
         view.tile, view.set_lanes, view.lane_stride, view.rows, center, tiles_per_task(view), view.apply_lanes,
         view.affine_varies,
     ]  # fmt: skip
-    geo[2, :6] = [view.apply_rows, *view.offsets, streams(view)]
+    geo[2, :7] = [view.apply_rows, *view.offsets, streams(view), short(view)]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
     geo.flags.writeable = False
@@ -56,6 +57,14 @@ def streams(view: SetView) -> bool:
         return walk[-1][1][:2] == (lanes, lanes) and walk[-1][0] * lanes >= _STREAM_RUN
     size, (x, y, *_) = view.reduced[-1]
     return x == y == 1 and size >= _STREAM_RUN
+
+
+def short(view: SetView) -> bool:
+    """Whether every set is one run and one block, in x and y, with an affine that goes along with it or stands still."""
+    if view.tile > 1 or view.set_lanes > 1 or len(view.reduced) > 1 or len(view.walk) > 1 or view.rows > BLOCK:
+        return False
+    (_, strides), single = view.reduced[-1], view.set_size == 1
+    return (strides[:2] == (1, 1) and strides[2:] in ((0, 0), (1, 1))) or single
 
 
 def tiles_per_task(view: SetView) -> int:

@@ -16,103 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import halves
+from .simd import STEP, Elements, loop, splat, store_loop
 
 LANES = 32  # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = 8 * LANES  # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
-_STEP = 16  # elements per vector operation of the elementwise loops
 
 _primitive: Callable[[Callable[..., Any]], Any] = intrinsic
-Emit = Callable[[ir.Value, int], None]
-EmitStore = Callable[[ir.Value, int, bool], None]
-
-
-class _Elements:
-    """A flat array inside an intrinsic: loads decode to the accumulator type, stores encode from it."""
-
-    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type) -> None:
-        self.builder, self.element, self.wide = builder, kind.dtype, wide
-        self.memory = halves.memory_type(context, self.element)
-        data = context.make_array(kind)(context, builder, value).data
-        self.data = builder.bitcast(data, self.memory.as_pointer())
-        self.align = self.size = int(context.get_abi_sizeof(self.memory))
-
-    def at(self, *offsets: ir.Value) -> _Elements:
-        """The same array, starting at the sum of `offsets`."""
-        moved = object.__new__(_Elements)
-        moved.__dict__.update(self.__dict__)
-        for offset in offsets:
-            moved.data = self.builder.gep(moved.data, [offset])
-        return moved
-
-    def load(self, index: ir.Value, count: int) -> ir.Value:
-        kind = self.memory if count == 1 else ir.VectorType(self.memory, count)
-        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
-        return halves.decode(self.builder, self.builder.load(pointer, align=self.align), self.element, self.wide)
-
-    def store(self, index: ir.Value, value: ir.Value, streaming: bool = False) -> None:
-        encoded = halves.encode(self.builder, value, self.element)
-        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), encoded.type.as_pointer())
-        if not streaming:
-            self.builder.store(encoded, pointer, align=self.align)
-            return
-        stored = self.builder.store(encoded, pointer, align=self._vector_bytes)
-        mark = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        stored.set_metadata("nontemporal", mark)
-
-    @property
-    def _vector_bytes(self) -> int:
-        return _STEP * self.size
-
-    def until_aligned(self) -> ir.Value:
-        """How many elements from here until a whole vector can be streamed."""
-        intp = ir.IntType(64)
-        address = self.builder.ptrtoint(self.data, intp)
-        gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
-        return self.builder.udiv(gap, ir.Constant(intp, self.size))
-
-
-def _splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
-    if count == 1:
-        return value
-    kind = ir.VectorType(value.type, count)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    order = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
-
-
-def _loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
-    """emit(j, _STEP) over the whole vectors of [0, m), then emit(j, 1) over the rest."""
-    intp = m.type
-    zero, one, step = (ir.Constant(intp, k) for k in (0, 1, _STEP))
-    whole = builder.and_(m, ir.Constant(intp, -_STEP))
-    with cgutils.for_range_slice(builder, zero, whole, step, intp) as (j, _):
-        emit(j, _STEP)
-    with cgutils.for_range_slice(builder, whole, m, one, intp) as (j, _):
-        emit(j, 1)
-
-
-def _store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: _Elements, stream: ir.Value) -> None:
-    """`_loop` for stores to `result`; where `stream` is set, whole vectors go to memory past the caches."""
-
-    def emit_cached(j: ir.Value, count: int) -> None:
-        emit(j, count, False)
-
-    with builder.if_else(cgutils.is_true(builder, stream)) as (then, otherwise):
-        with then:
-            intp = m.type
-            zero, one, step = (ir.Constant(intp, k) for k in (0, 1, _STEP))
-            gap = result.until_aligned()
-            head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
-            whole = builder.add(head, builder.and_(builder.sub(m, head), ir.Constant(intp, -_STEP)))
-            with cgutils.for_range_slice(builder, head, whole, step, intp) as (j, _):
-                emit(j, _STEP, True)
-            for start, stop in ((zero, head), (whole, m)):
-                with cgutils.for_range_slice(builder, start, stop, one, intp) as (j, _):
-                    emit(j, 1, False)
-            builder.fence("seq_cst")  # streamed stores are weakly ordered
-        with otherwise:
-            _loop(builder, m, emit_cached)
 
 
 @_primitive
@@ -136,7 +45,7 @@ def read(typingctx: Any, a: Any, i: Any, real: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.return_type)
-        return _Elements(context, builder, sig.args[0], args[0], wide).load(args[1], 1)
+        return Elements(context, builder, sig.args[0], args[0], wide).load(args[1], 1)
 
     return real.instance_type(a, types.intp, real), codegen
 
@@ -146,7 +55,7 @@ def write(typingctx: Any, a: Any, i: Any, value: Any) -> Any:
     """Store one number into flat array `a`, rounded to its dtype."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        _Elements(context, builder, sig.args[0], args[0], args[2].type).store(args[1], args[2])
+        Elements(context, builder, sig.args[0], args[0], args[2].type).store(args[1], args[2])
         return context.get_dummy_value()
 
     return types.void(a, types.intp, value), codegen
@@ -160,33 +69,74 @@ def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
         kinds = (sig.args[0].dtype, sig.args[3].dtype)
         double = types.float64 in kinds or any(isinstance(kind, types.Integer) and kind.bitwidth > 16 for kind in kinds)
         wide = ir.DoubleType() if double else ir.FloatType()
-        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        result = _Elements(context, builder, sig.args[3], args[3], wide).at(args[4])
-        _loop(builder, args[2], lambda j, count: result.store(j, source.load(j, count)))
+        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = Elements(context, builder, sig.args[3], args[3], wide).at(args[4])
+        loop(builder, args[2], lambda j, count: result.store(j, source.load(j, count)))
         return context.get_dummy_value()
 
     return types.void(x, types.intp, types.intp, y, types.intp), codegen
 
 
 @_primitive
-def accumulate(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any, s: Any, q: Any, at: Any) -> Any:
-    """s[at + j] += d and q[at + j] += d * d, where d = x[o + j] - pivot[at + j], for j in [0, m)."""
+def accumulate(typingctx: Any, x: Any, o: Any, m: Any, rows: Any, pivot: Any, s: Any, q: Any, at: Any) -> Any:
+    """s[at + j] += d and q[at + j] += d * d, d = x[o + r m + j] - pivot[at + j], for j in [0, m), row by row r < rows."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[4].dtype)
-        source, pivots, sums, squares = (
-            _Elements(context, builder, sig.args[k], args[k], wide).at(args[1] if k == 0 else args[6]) for k in (0, 3, 4, 5)
-        )
+        wide = context.get_value_type(sig.args[5].dtype)
+        first = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        pivots, sums, squares = (Elements(context, builder, sig.args[k], args[k], wide).at(args[7]) for k in (4, 5, 6))
+        zero, one = (ir.Constant(args[1].type, k) for k in (0, 1))
+        with cgutils.for_range_slice(builder, zero, args[3], one, zero.type) as (row, _):
+            source = first.at(builder.mul(row, args[2]))
 
-        def emit(j: ir.Value, count: int) -> None:
-            d = builder.fsub(source.load(j, count), pivots.load(j, count))
-            sums.store(j, builder.fadd(sums.load(j, count), d))
-            squares.store(j, builder.fadd(squares.load(j, count), builder.fmul(d, d)))
+            def emit(j: ir.Value, count: int) -> None:
+                d = builder.fsub(source.load(j, count), pivots.load(j, count))
+                sums.store(j, builder.fadd(sums.load(j, count), d))
+                squares.store(j, builder.fadd(squares.load(j, count), builder.fmul(d, d)))
 
-        _loop(builder, args[2], emit)
+            loop(builder, args[2], emit)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, pivot, s, q, types.intp), codegen
+    index = types.intp
+    return types.void(x, index, index, index, pivot, s, q, index), codegen
+
+
+@_primitive
+def fill(typingctx: Any, a: Any, m: Any) -> Any:
+    """a[j] = 0 for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[0].dtype)
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        loop(builder, args[1], lambda j, count: values.store(j, splat(builder, ir.Constant(wide, 0.0), count)))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp), codegen
+
+
+@_primitive
+def add_run(typingctx: Any, a: Any, m: Any) -> Any:
+    """a[j] += a[m + j] for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[0].dtype)
+        low = Elements(context, builder, sig.args[0], args[0], wide)
+        high = low.at(args[1])
+        loop(builder, args[1], lambda j, count: low.store(j, builder.fadd(low.load(j, count), high.load(j, count))))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp), codegen
+
+
+@_primitive
+def fence(typingctx: Any) -> Any:
+    """Order streamed stores, which are weakly ordered, before what follows."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @_primitive
@@ -195,13 +145,13 @@ def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[0].dtype)
-        sums, totals = (_Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+        sums, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
 
         def emit(j: ir.Value, count: int) -> None:
             totals.store(j, builder.fadd(totals.load(j, count), sums.load(j, count)))
-            sums.store(j, _splat(builder, ir.Constant(wide, 0.0), count))
+            sums.store(j, splat(builder, ir.Constant(wide, 0.0), count))
 
-        _loop(builder, args[2], emit)
+        loop(builder, args[2], emit)
         return context.get_dummy_value()
 
     return types.void(s, total, types.intp), codegen
@@ -213,11 +163,11 @@ def accumulate_rows(typingctx: Any, x: Any, o: Any, rows: Any, pivot: Any, s: An
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[4].dtype)
-        arrays = (_Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 3, 4, 5))
+        arrays = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 3, 4, 5))
         source, pivots, sums, squares = arrays
         intp = args[1].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
-        pivot_row = _splat(builder, pivots.load(zero, 1), LANES)
+        pivot_row = splat(builder, pivots.load(zero, 1), LANES)
         held = [cgutils.alloca_once_value(builder, part.load(zero, LANES)) for part in (sums, squares)]
         with cgutils.for_range_slice(builder, zero, args[2], one, intp) as (row, _):
             d = builder.fsub(source.at(args[1]).load(builder.mul(row, lanes), LANES), pivot_row)
@@ -248,11 +198,11 @@ def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[3])
-        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
         intp = args[2].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
         row_type = ir.VectorType(wide, LANES)
-        pivot_row, none = _splat(builder, args[3], LANES), ir.Constant(row_type, [0.0] * LANES)
+        pivot_row, none = splat(builder, args[3], LANES), ir.Constant(row_type, [0.0] * LANES)
         totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
         strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
 
@@ -301,9 +251,9 @@ def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[5].dtype)
-        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        result = _Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
-        table = _Elements(context, builder, sig.args[5], args[5], wide)
+        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
+        table = Elements(context, builder, sig.args[5], args[5], wide)
         length = cgutils.unpack_tuple(builder, context.make_array(sig.args[5])(context, builder, args[5]).shape, 2)[1]
         rows = [table.at(builder.mul(length, ir.Constant(length.type, k))) for k in range(5)]
 
@@ -311,7 +261,7 @@ def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands
             values = tuple(row.load(j, count) for row in rows)
             result.store(j, _standardize(builder, source.load(j, count), values), streaming)
 
-        _store_loop(builder, args[4], emit, result, args[6])
+        store_loop(builder, args[4], emit, result, args[6])
         return context.get_dummy_value()
 
     return types.void(x, types.intp, y, types.intp, types.intp, operands, types.boolean), codegen
@@ -328,23 +278,23 @@ def apply_run(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[5].dtype)
-        source = _Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        result = _Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
+        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
+        result = Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
         pair = cgutils.unpack_tuple(builder, args[6], 2)
-        affine_parts = [_Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)]
+        affine_parts = [Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)]
         scalars = cgutils.unpack_tuple(builder, args[5], 3)
         zero = ir.Constant(args[1].type, 0)
 
         def run(varying: bool) -> None:
             fixed = [] if varying else [part.load(zero, 1) for part in affine_parts]
-            splats = {count: [_splat(builder, v, count) for v in (*scalars, *fixed)] for count in (1, _STEP)}
+            splats = {count: [splat(builder, v, count) for v in (*scalars, *fixed)] for count in (1, STEP)}
 
             def emit(j: ir.Value, count: int, streaming: bool) -> None:
                 moving = [part.load(j, count) for part in affine_parts] if varying else []
                 operands = (*splats[count], *moving)
                 result.store(j, _standardize(builder, source.load(j, count), operands), streaming)
 
-            _store_loop(builder, args[4], emit, result, args[10])
+            store_loop(builder, args[4], emit, result, args[10])
 
         with builder.if_else(cgutils.is_true(builder, args[9])) as (then, otherwise):
             with then:

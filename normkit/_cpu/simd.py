@@ -1,0 +1,104 @@
+"""Plumbing of the explicit SIMD loops: arrays inside an intrinsic, splats, and the two ways to loop over elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from . import halves
+
+STEP = 16  # elements per vector operation of the elementwise loops
+
+Emit = Callable[[ir.Value, int], None]
+EmitStore = Callable[[ir.Value, int, bool], None]
+
+
+class Elements:
+    """A flat array inside an intrinsic: loads decode to the accumulator type, stores encode from it."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type) -> None:
+        self.builder, self.element, self.wide = builder, kind.dtype, wide
+        self.memory = halves.memory_type(context, self.element)
+        data = context.make_array(kind)(context, builder, value).data
+        self.data = builder.bitcast(data, self.memory.as_pointer())
+        self.align = self.size = int(context.get_abi_sizeof(self.memory))
+
+    def at(self, *offsets: ir.Value) -> Elements:
+        """The same array, starting at the sum of `offsets`."""
+        moved = object.__new__(Elements)
+        moved.__dict__.update(self.__dict__)
+        for offset in offsets:
+            moved.data = self.builder.gep(moved.data, [offset])
+        return moved
+
+    def load(self, index: ir.Value, count: int) -> ir.Value:
+        kind = self.memory if count == 1 else ir.VectorType(self.memory, count)
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
+        return halves.decode(self.builder, self.builder.load(pointer, align=self.align), self.element, self.wide)
+
+    def store(self, index: ir.Value, value: ir.Value, streaming: bool = False) -> None:
+        encoded = halves.encode(self.builder, value, self.element)
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), encoded.type.as_pointer())
+        if not streaming:
+            self.builder.store(encoded, pointer, align=self.align)
+            return
+        stored = self.builder.store(encoded, pointer, align=self._vector_bytes)
+        mark = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        stored.set_metadata("nontemporal", mark)
+
+    @property
+    def _vector_bytes(self) -> int:
+        return STEP * self.size
+
+    def until_aligned(self) -> ir.Value:
+        """How many elements from here until a whole vector can be streamed."""
+        intp = ir.IntType(64)
+        address = self.builder.ptrtoint(self.data, intp)
+        gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
+        return self.builder.udiv(gap, ir.Constant(intp, self.size))
+
+
+def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
+    if count == 1:
+        return value
+    kind = ir.VectorType(value.type, count)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    order = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
+
+
+def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
+    """emit(j, STEP) over the whole vectors of [0, m), then emit(j, 1) over the rest."""
+    intp = m.type
+    zero, one, step = (ir.Constant(intp, k) for k in (0, 1, STEP))
+    whole = builder.and_(m, ir.Constant(intp, -STEP))
+    with cgutils.for_range_slice(builder, zero, whole, step, intp) as (j, _):
+        emit(j, STEP)
+    with cgutils.for_range_slice(builder, whole, m, one, intp) as (j, _):
+        emit(j, 1)
+
+
+def store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elements, stream: ir.Value) -> None:
+    """`loop` for stores to `result`; where `stream` is set, whole vectors go to memory past the caches."""
+
+    def emit_cached(j: ir.Value, count: int) -> None:
+        emit(j, count, False)
+
+    with builder.if_else(cgutils.is_true(builder, stream)) as (then, otherwise):
+        with then:
+            intp = m.type
+            zero, one, step = (ir.Constant(intp, k) for k in (0, 1, STEP))
+            gap = result.until_aligned()
+            head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
+            whole = builder.add(head, builder.and_(builder.sub(m, head), ir.Constant(intp, -STEP)))
+            with cgutils.for_range_slice(builder, head, whole, step, intp) as (j, _):
+                emit(j, STEP, True)
+            for start, stop in ((zero, head), (whole, m)):
+                with cgutils.for_range_slice(builder, start, stop, one, intp) as (j, _):
+                    emit(j, 1, False)
+        with otherwise:
+            loop(builder, m, emit_cached)
