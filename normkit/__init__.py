@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _process as _process
+
 if TYPE_CHECKING:
     from ._moments import Moments as Moments
     from .functional import adaptive_instance_norm as adaptive_instance_norm

@@ -208,14 +208,34 @@ warnings.simplefilter("ignore", DeprecationWarning)       # fork with threads: t
 if {method!r} == "fork":
     child = multiprocessing.get_context("fork").Process(target=check)
 else:
-    import subprocess, sys
-    code = "from multiprocessing import get_context, util; import math"
     child = multiprocessing.get_context({method!r}).Process(target=exec, args=({CHECK!r} + "check()", {{}}))
 child.start(); child.join(120)
 assert child.exitcode == 0, child.exitcode
 check()
 """,
         NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_forked_from_a_callers_parallel_program(imported):
+    """The parent's own program started OpenMP, normkit is first used in the forked child."""
+    run_python(
+        ("import normkit\n" if imported == "before" else "")
+        + f"""
+import multiprocessing, warnings, numba, numpy as np
+@numba.njit(parallel=True)
+def program(a):
+    for i in numba.prange(a.size):
+        a[i] = i
+program(np.zeros(100_000))
+warnings.simplefilter("ignore", DeprecationWarning)
+child = multiprocessing.get_context("fork").Process(target=exec, args=({CHECK!r} + "check()", {{}}))
+child.start(); child.join(120)
+assert child.exitcode == 0, child.exitcode
+""",
+        NUMBA_THREADING_LAYER="omp",
         NUMBA_NUM_THREADS="2",
     )
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, KEPT, REDUCED, ROW, STREAM, B, W, X, Y
 from .indexing import gather, innermost, outer_offset, segments_of
-from .sums import BUFFER, HUGE, M2, MEAN, MEAN_LOW
+from .sums import AHEAD, BUFFER, HUGE, M2, MEAN, MEAN_LOW
 from .threads import jit
-from .vectors import apply_lanes, apply_run, copy_run, out_of_line, write
+from .vectors import apply_lanes, apply_run, copy_run, out_of_line, prefetch, write
 
 HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # rows of `work` while a tile is standardized
 RSTD_LIMIT = 2.0**64  # within it neither x - mean nor x_hat leaves float32's range
@@ -112,6 +112,8 @@ def _apply_lanes(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: i
         for p in range(0, run, together):
             if varies:
                 _lane_affine(w, b, geo, ow + p * sw, ob + p * sb, count, work)
+            if together == 1:
+                prefetch(y, oy + (p + AHEAD) * sy, width * (p + AHEAD < run), True)
             apply_lanes(x, ox + p * sx, y, oy + p * sy, min(together, run - p) * width, work, geo[2, STREAM] != 0)
         done += run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -10,21 +9,14 @@ from typing import Any
 
 import numba
 
+from .._process import forked
+
 # Below this many elements one thread is faster: a parallel launch costs 2 us (m: 2 cores, OpenMP), 30000 elements 11 us.
 PARALLEL_ELEMENTS = 1 << 15
 
 _SAFE_LAYERS = ("omp", "tbb")  # workqueue aborts the process when two threads launch at once
-_state: dict[str, bool] = {"forked": False}
+_state: dict[str, bool] = {}
 _lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """GNU OpenMP kills a forked child that launches a parallel kernel: children stay serial (with the same bits)."""
-    _state["forked"] = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
@@ -56,7 +48,7 @@ def _warn_uncached(reason: str) -> None:
 
 def may_run_parallel() -> bool:
     """Whether a parallel launch is safe here and has more than one thread to use."""
-    if _state["forked"]:
+    if forked():  # GNU OpenMP kills a forked child that launches: children stay serial, with the same bits
         return False
     if "layer" not in _state:
         with _lock:

@@ -129,6 +129,26 @@ def add_run(typingctx: Any, a: Any, m: Any) -> Any:
 
 
 @_primitive
+def prefetch(typingctx: Any, a: Any, o: Any, m: Any, write: Any) -> Any:
+    """Ask for the cache lines of a[o : o + m]; `write` is a literal."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        elements = Elements(context, builder, sig.args[0], args[0], ir.FloatType()).at(args[1])
+        byte, i32, intp = ir.IntType(8).as_pointer(), ir.IntType(32), args[1].type
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        line = ir.Constant(intp, max(1, 64 // elements.size))
+        with cgutils.for_range_slice(builder, ir.Constant(intp, 0), args[2], line, intp) as (j, _):
+            pointer = builder.bitcast(builder.gep(elements.data, [j]), byte)
+            builder.call(ask, [pointer, i32(int(write.literal_value)), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    if not isinstance(write, types.Literal):
+        return None
+    return types.void(a, types.intp, types.intp, write), codegen
+
+
+@_primitive
 def fence(typingctx: Any) -> Any:
     """Order streamed stores, which are weakly ordered, before what follows."""
 
