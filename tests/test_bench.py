@@ -65,3 +65,9 @@ def test_the_demo(tmp_path):
     assert [part.strip() for part in rows["instance norm"].split("│")[2:4]] == ["0 %", "0 %"]
     assert [part.strip() for part in rows["batch norm"].split("│")[2:4]] == ["100 %", "100 %"]
     assert (tmp_path / "picture.png").stat().st_size > 50_000
+
+
+def test_federated_statistics_are_those_of_all_data():
+    text = run("examples/federated.py")
+    differences = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "relative difference" in line]
+    assert len(differences) == 3 and max(differences) < 1e-14
