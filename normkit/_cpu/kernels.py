@@ -93,7 +93,7 @@ def _forward_short(
         else:
             at = tile_origin(geo, k)[2]
         mean, low, m2 = _short_moments(x, geo, at[0], n, real)
-        if real.itemsize == 4 and loses_digits(mean, m2, n):
+        if real.itemsize == 4 and loses_digits(mean, m2, n, geo[1, CENTER] != 0):
             todo[k] = 1
             marked += 1
             continue
@@ -132,7 +132,7 @@ def forward(
             n += n_b
         for k in range(count):
             finish_set(x, geo, at[0] + k * step, own[MEAN, k], own[M2, k], own, k)
-            if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n):
+            if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n, geo[1, CENTER] != 0):
                 todo[first + k] = 1
                 marked += 1
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
@@ -175,7 +175,7 @@ def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) 
                 mean, m2 = merge(mean, m2, n, partials[first + k, chunk, 0], partials[first + k, chunk, 1], n_b)
                 n += n_b
             finish_set(x, geo, at[0] + k * step, mean, m2, moments, first + k)
-            if real.itemsize == 4 and loses_digits(moments[MEAN, first + k], m2, n):
+            if real.itemsize == 4 and loses_digits(moments[MEAN, first + k], m2, n, geo[1, CENTER] != 0):
                 todo[first + k] = 1
                 marked += 1
     return marked

@@ -195,9 +195,9 @@ def chunk_moments(x: Any, geo: Any, origin: int, chunk: int, count: int, work: A
 
 
 @jit
-def loses_digits(mean: float, m2: float, n: float) -> Any:
+def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
     """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms)."""
-    constant = m2 == 0 and (n == 1 or abs(mean) >= STILL)
+    constant = center and m2 == 0 and (n == 1 or abs(mean) >= STILL)
     return not (abs(mean) <= HUGE and (constant or TINY_VARIANCE * n <= m2 < np.inf))
 
 

@@ -2,8 +2,8 @@
 
 Plain Numba loops would leave the order of a sum to the compiler (with `reassoc`) or leave it scalar (without), and would
 check pointers for overlap before each run. Here the lanes are part of the definition: a sum is LANES partial sums, element
-i of a set belongs to lane i % LANES, and no fast-math flag is set anywhere. So a set gives the same bits in every layout,
-kernel, thread count and vector width.
+i of a set belongs to lane i % LANES, and no fast-math flag is set anywhere. So a set gives the same bits in every kernel,
+schedule, thread count and vector width.
 """
 
 from __future__ import annotations
