@@ -1,4 +1,4 @@
-"""Every benchmark case and every example runs, at a small size."""
+"""Every benchmark case and every example runs, at a small size; the README's code too."""
 
 import os
 import pathlib
@@ -71,3 +71,11 @@ def test_federated_statistics_are_those_of_all_data():
     text = run("examples/federated.py")
     differences = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "relative difference" in line]
     assert len(differences) == 3 and max(differences) < 1e-14
+
+
+def test_the_readme_example():
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    assert abs(names["x"].mean((2, 3))).max() < 1e-5 and abs(names["y"].mean((0, 2, 3))).max() < 1e-5
