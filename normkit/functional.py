@@ -490,10 +490,8 @@ def adaptive_instance_norm(
         raise ValueError(f"style has a batch of {model.shape[0]}, expected 1 or that of content, {array.shape[0]}")
     split = by_axes(array.shape, _spatial(array.shape, kept))
     target = _engine.moments(model, by_axes(model.shape, _spatial(model.shape, style_kept)), center=True)
-    lie = [
-        model.shape[axis] if axis in style_kept else 1
-        for axis in ({0: 0, channel: style_channel}.get(a, -1) for a in range(array.ndim))
-    ]
+    lie = [1] * array.ndim
+    lie[0], lie[channel] = model.shape[0], model.shape[style_channel]
     weight, bias = (values.reshape(lie) for values in (target.std(), target.mean))
     if strength != 1.0 and array.size:
         own = _engine.moments(array, split, center=True) if moments is None else moments

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import NoReturn, SupportsIndex, TypeAlias
 
 from ._errors import axis_error
 from ._layout import Part, Split
+from ._pattern import Axis, parse
 
 Sets: TypeAlias = "NormSet | str | int | tuple[int, ...]"
-
-_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)(?P<many>\.\.\.)?|(?P<dots>\.\.\.)|(?P<size>\d+)|(?P<mark>[\[\]()]))")
-
-
-@dataclass(frozen=True, slots=True)
-class _Atom:
-    """A name (or a bare size) in a pattern; `many` stands for any number of axes."""
-
-    name: str
-    reduced: bool
-    many: bool = False
-    size: int | None = None
-
-
-_Axis = tuple[_Atom, ...]  # one axis of the array: an atom alone, or the parts in parentheses
 
 
 class NormSet:
@@ -74,7 +58,7 @@ class NormSet:
     def __init__(self, spec: str | int | Iterable[int], **sizes: int) -> None:
         if isinstance(spec, str):
             found: str | tuple[int, ...] = spec
-            names = {atom.name for axis in _parse(spec) for atom in axis if not atom.many}
+            names = {atom.name for axis in parse(spec) for atom in axis if not atom.many}
             for name in sizes:
                 if name not in names:
                     raise ValueError(f"size {name}={sizes[name]} names no axis of pattern {spec!r}, which has {_list(names)}")
@@ -107,7 +91,7 @@ class NormSet:
     def reduces(self) -> bool:
         """Whether the description marks anything as reduced."""
         if isinstance(self._spec, str):
-            return any(atom.reduced for axis in _parse(self._spec) for atom in axis)
+            return any(atom.reduced for axis in parse(self._spec) for atom in axis)
         return bool(self._spec)
 
     def split(self, shape: tuple[int, ...]) -> Split:
@@ -210,75 +194,11 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(name for name in names if name)) or "no names"
 
 
-def _fault(pattern: str, at: int, what: str) -> ValueError:
-    return ValueError(f"{what}, at position {at} of the pattern\n    {pattern}\n    {' ' * at}^")
-
-
-@lru_cache(maxsize=1024)
-def _parse(pattern: str) -> tuple[_Axis, ...]:
-    """The axes of a pattern. Checks spelling only; sizes are for `_split`."""
-    axes: list[_Axis] = []
-    parts: list[_Atom] | None = None  # of the open parenthesis
-    opened: dict[str, int] = {}  # where "[" and "(" were opened
-    outer = False  # the open "[" stands before the open "("
-    seen: set[str] = set()
-    at = 0
-    while pattern[at:].strip():
-        token = _TOKEN.match(pattern, at)
-        if token is None:
-            at += len(pattern[at:]) - len(pattern[at:].lstrip())
-            raise _fault(pattern, at, f"unexpected {pattern[at]!r} (a pattern has names, numbers, '...', '[ ]' and '( )')")
-        start, at = token.start(token.lastgroup or 0), token.end()
-        start = token.start("name") if token["name"] else start
-        mark = token["mark"]
-        if mark == "[":
-            if "[" in opened:
-                raise _fault(pattern, start, "brackets cannot be nested")
-            opened["["], outer = start, parts is None
-        elif mark == "]":
-            if "[" not in opened or outer != (parts is None):
-                raise _fault(pattern, start, "unbalanced bracket ']'")
-            del opened["["]
-        elif mark == "(":
-            if parts is not None:
-                raise _fault(pattern, start, "parentheses cannot be nested")
-            opened["("], parts = start, []
-        elif mark == ")":
-            if parts is None or ("[" in opened and not outer):
-                raise _fault(pattern, start, "unbalanced parenthesis ')'")
-            if not parts:
-                raise _fault(pattern, start, "empty parentheses")
-            axes.append(tuple(parts))
-            parts = None
-            del opened["("]
-        else:
-            atom = _atom(token, "[" in opened)
-            if atom.many and parts is not None:
-                raise _fault(pattern, start, "'...' stands for whole axes and cannot be part of one")
-            if atom.many and any(other.many for axis in axes for other in axis):
-                raise _fault(pattern, start, "a second '...': only one can be sized")
-            if atom.name and atom.name in seen:
-                raise _fault(pattern, start, f"name {atom.name!r} is repeated")
-            seen.add(atom.name)
-            if parts is None:
-                axes.append((atom,))
-            else:
-                parts.append(atom)
-    for mark, start in opened.items():
-        raise _fault(pattern, start, f"unbalanced {'bracket' if mark == '[' else 'parenthesis'} {mark!r}")
-    return tuple(axes)
-
-
-def _atom(token: re.Match[str], reduced: bool) -> _Atom:
-    size = int(token["size"]) if token["size"] else None
-    return _Atom(token["name"] or "", reduced, bool(token["many"] or token["dots"]), size)
-
-
 @lru_cache(maxsize=4096)
 def _split(spec: str | tuple[int, ...], sizes: tuple[tuple[str, int], ...], shape: tuple[int, ...]) -> Split:
     if not isinstance(spec, str):
         return by_axes(shape, normalize_axes(spec, len(shape)))
-    axes, known = _parse(spec), dict(sizes)
+    axes, known = parse(spec), dict(sizes)
     single = sum(not axis[0].many for axis in axes)
     many = len(axes) > single
     if len(shape) < single or (len(shape) > single and not many):
@@ -294,7 +214,7 @@ def _split(spec: str | tuple[int, ...], sizes: tuple[tuple[str, int], ...], shap
     return tuple(result)
 
 
-def _axis_parts(pattern: str, axis: _Axis, known: Mapping[str, int], index: int, shape: tuple[int, ...]) -> tuple[Part, ...]:
+def _axis_parts(pattern: str, axis: Axis, known: Mapping[str, int], index: int, shape: tuple[int, ...]) -> tuple[Part, ...]:
     """(size, reduced?) of the parts of one axis."""
     length = shape[index]
     sizes = [atom.size if atom.size is not None else known.get(atom.name) for atom in axis]
