@@ -17,8 +17,10 @@ Part = tuple[int, bool]  # (size, reduced?) of an axis or of a piece of a split 
 Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
 TILE_WIDTH = 64  # lanes of a tile at most: 256 bytes of float32, four cache lines of a channels-last position
-SHORT_RUN = 64  # a contiguous reduced segment shorter than this is seen as lanes,
-FEW_ROWS = 8  # if there are at least so many of it
+# A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
+# channels-last (32, 512, 7, 7) in 32 groups takes 0.8 ms so, 2.5 ms in runs of 16.
+SHORT_RUN = 64
+FEW_ROWS = 8
 TINY_SET = 0  # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
 
 

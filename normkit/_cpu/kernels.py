@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from .affine import apply_run
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -31,10 +32,11 @@ from .geometry import (
     Y,
 )
 from .indexing import segments_of, tile_count, tile_origin
+from .lanes import sum_run
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import M2, MEAN, MEAN_LOW, about_pivot, chunk_moments, finish_set, loses_digits, merge
 from .threads import jit, jit_parallel
-from .vectors import apply_run, fence, out_of_line, read, sum_run
+from .vectors import fence, out_of_line, read
 
 WORK_ROWS = 6  # of `work`, the buffers of a task, each ROW long
 
@@ -78,7 +80,7 @@ def _forward_short(
 ) -> Any:
     """`forward` without the bookkeeping of tiles, for sets that are one short run: the same operations, the same bits.
 
-    A set of 256 takes 60 ns here, 440 ns as a tile (m).
+    A set of 256 takes 110 ns here and 440 ns as a tile (one core of a Xeon, 2026-11).
     """
     out_of_line()
     n, marked = geo[1, ROWS], 0

@@ -8,11 +8,13 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from . import halves
 
 STEP = 16  # elements per vector operation of the elementwise loops
 
+primitive: Callable[[Callable[..., Any]], Any] = intrinsic  # a function of a kernel that is written in LLVM IR
 Emit = Callable[[ir.Value, int], None]
 EmitStore = Callable[[ir.Value, int, bool], None]
 

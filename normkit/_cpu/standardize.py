@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .affine import apply_lanes, apply_run
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, KEPT, REDUCED, ROW, STREAM, B, W, X, Y
 from .indexing import gather, innermost, outer_offset, segments_of
 from .sums import AHEAD, BUFFER, HUGE, M2, MEAN, MEAN_LOW
 from .threads import jit
-from .vectors import apply_lanes, apply_run, copy_run, out_of_line, prefetch, write
+from .vectors import copy_run, out_of_line, prefetch, write
 
 HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # rows of `work` while a tile is standardized
 RSTD_LIMIT = 2.0**64  # within it neither x - mean nor x_hat leaves float32's range

@@ -12,24 +12,12 @@ import numpy as np
 
 from .geometry import BLOCK, CENTER, CHUNK, KEPT, LANE_X, ROW, ROWS, SET_LANES, SIZE, WALK, X
 from .indexing import gather, outer_offset, segments_of
+from .lanes import LANES, STRIP, accumulate, accumulate_rows, add_run, flush, sum_run
 from .threads import jit
-from .vectors import (
-    LANES,
-    STRIP,
-    accumulate,
-    accumulate_rows,
-    add_run,
-    copy_run,
-    fill,
-    flush,
-    out_of_line,
-    prefetch,
-    read,
-    sum_run,
-)
+from .vectors import copy_run, fill, out_of_line, prefetch, read
 
 PIVOT, SUM, SQUARE, TOTAL, TOTAL_SQUARE = range(5)  # rows of `work` while a block is summed
-AHEAD = 6  # positions fetched early where they lie far apart: a page each, so no hardware does it (0.15 -> 0.3 of a copy)
+AHEAD = 6  # positions fetched early where they lie far apart, on a page each: 5.9 -> 4.1 ms for ConvNeXt's layer norm
 BUFFER = 5  # and for strided data in both halves
 MEAN, MEAN_LOW, M2 = range(3)  # rows of the moments of sets; the mean has two parts
 
