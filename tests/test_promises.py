@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normkit as nk
-from normkit._cpu import threads
+from normkit._cpu import geometry, threads
 from tests import reference, strategies
 from tests.test_properties import CALLS, LAYOUTS, images
 
@@ -135,6 +135,31 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
     assert np.array_equal(call(x), serial)
     monkeypatch.setattr(nk._engine._cpu, "_FUSED_TILES", 1 << 62)
     assert np.array_equal(call(x), serial)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "batch"])
+def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
+    """Results of large arrays go past the caches, from any alignment on: here small ones do."""
+    x = LAYOUTS[layout](images(shape=(2, 8, 37, 41), dtype=dtype))
+    call, _ = CALLS[norm]
+    expected = call(x)
+    monkeypatch.setattr(geometry, "_STREAM_ELEMENTS", 0)
+    monkeypatch.setattr(geometry, "_STREAM_RUN", 1)
+    for forget in (geometry.pack, nk._engine._cpu._plan):
+        forget.cache_clear()
+    try:
+        memory = np.full(x.size + 70, 7, dtype)
+        order = np.argsort([-s for s in x.strides])
+        for start in (0, 1, 13, 64):
+            memory[:] = 7
+            out = memory[start : start + x.size].reshape([x.shape[a] for a in order]).transpose(np.argsort(order))
+            assert np.array_equal(call(x, out=out), expected)
+            assert np.all(memory[:start] == 7) and np.all(memory[start + x.size :] == 7)
+    finally:
+        for forget in (geometry.pack, nk._engine._cpu._plan):
+            forget.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------- 3. NaN and Inf stay in their set
