@@ -14,7 +14,7 @@ test: .venv/test  ## all checks and tests
 	$(BIN)/python -m pytest
 
 bench: .venv/bench  ## the case table on the current commit, beside a copy of the same bytes
-	cd asv_bench && ../$(BIN)/asv run --python=same --quick --show-stderr
+	cd asv_bench && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

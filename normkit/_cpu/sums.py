@@ -172,10 +172,12 @@ def chunk_moments(x: Any, geo: Any, origin: int, chunk: int, count: int, work: A
     positions = _sum_chunk(x, geo, origin, chunk, count, work, mean, m2)
     if lanes > 1:
         for k in range(count):
-            part, total, squares = mean[k * lanes : (k + 1) * lanes], 0.0, 0.0
-            for r in range(lanes):
-                total += part[r]
-            centre = total / lanes
+            part, centre, squares = mean[k * lanes : (k + 1) * lanes], mean[k * lanes], 0.0
+            for _ in range(2):  # the second time takes out the roundings of the first
+                total = 0.0
+                for r in range(lanes):
+                    total += part[r] - centre
+                centre += total / lanes
             for r in range(lanes):
                 squares += m2[k * lanes + r] + positions * (part[r] - centre) ** 2
             mean[k], m2[k] = centre, squares  # k <= k * lanes: the parts ahead are still whole
