@@ -1,17 +1,11 @@
 """Every benchmark case and every example runs, at a small size; the README's code too."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from asv_bench.benchmarks import cases, forward, overhead
 from tests import reference
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.processes import ROOT, run_python
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
@@ -39,28 +33,14 @@ def test_small_calls_run(norm, shape):
     assert compile(overhead.timeraw_import(), "import", "exec")
 
 
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def test_the_table_script():
-    lines = run("asv_bench/table.py", "--rounds", 1, "--shrink", 32).splitlines()
+    lines = run_python("asv_bench/table.py", "--rounds", 1, "--shrink", 32).splitlines()
     assert len(lines) == 2 + 2 * len(cases.CASES) and all(line.count("|") == 7 for line in lines)
 
 
 def test_the_demo(tmp_path):
     """The demo writes its picture, and its table says what the norms do to light."""
-    text = run("examples/style_contrast.py", "--shrink", 6, "--rounds", 1, "--out", tmp_path / "picture.png")
+    text = run_python("examples/style_contrast.py", "--shrink", 6, "--rounds", 1, "--out", tmp_path / "picture.png")
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "%" in line and "│" in line}
     assert [part.strip() for part in rows["instance norm"].split("│")[2:4]] == ["0 %", "0 %"]
     assert [part.strip() for part in rows["batch norm"].split("│")[2:4]] == ["100 %", "100 %"]
@@ -68,7 +48,7 @@ def test_the_demo(tmp_path):
 
 
 def test_federated_statistics_are_those_of_all_data():
-    text = run("examples/federated.py")
+    text = run_python("examples/federated.py")
     differences = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if "relative difference" in line]
     assert len(differences) == 3 and max(differences) < 1e-14
 

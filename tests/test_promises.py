@@ -1,8 +1,5 @@
 """The five promises of the design, each as a test that can fail."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -13,9 +10,8 @@ from hypothesis import strategies as st
 import normkit as nk
 from normkit._cpu import geometry, threads
 from tests import reference, strategies
+from tests.processes import run_python
 from tests.test_properties import CALLS, LAYOUTS, images
-
-NUMBA = os.environ["NUMBA_CACHE_DIR"]
 
 
 # ------------------------------------------------------------------------- 1. accuracy: no matter the offset, scale, layout
@@ -181,19 +177,9 @@ def test_nan_and_inf_stay_in_their_set(norm, layout, bad, dtype):
 
 
 # ------------------------------------------------------------------------------------------ 4. never aborts the host process
-def run_python(code, **environment):
-    """A fresh interpreter, with a time limit; its output."""
-    variables = {**os.environ, "NUMBA_CACHE_DIR": NUMBA, **environment}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+def run_code(code, **environment):
+    """A program in an interpreter of its own, warnings as errors."""
+    return run_python("-W", "error", "-c", textwrap.dedent(code), **environment)
 
 
 CHECK = """
@@ -207,7 +193,7 @@ def check():
 
 @pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
 def test_many_threads_at_once(layer):
-    run_python(
+    run_code(
         CHECK
         + """
 from concurrent.futures import ThreadPoolExecutor
@@ -224,7 +210,7 @@ with ThreadPoolExecutor(8) as pool:
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_child_processes(method, layer):
     """After a parallel call in the parent, the child calls again, at a size that would go parallel."""
-    run_python(
+    run_code(
         CHECK
         + f"""
 import multiprocessing, warnings
@@ -246,7 +232,7 @@ check()
 @pytest.mark.parametrize("imported", ["before", "after"])
 def test_forked_from_a_callers_parallel_program(imported):
     """The parent's own program started OpenMP, normkit is first used in the forked child."""
-    run_python(
+    run_code(
         ("import normkit\n" if imported == "before" else "")
         + f"""
 import multiprocessing, warnings, numba, numpy as np
@@ -267,7 +253,7 @@ assert child.exitcode == 0, child.exitcode
 
 def test_inside_a_callers_parallel_program():
     """Called back from a user's own prange, where a second parallel launch would be nested."""
-    run_python(
+    run_code(
         CHECK
         + """
 import numba
@@ -306,7 +292,7 @@ def test_no_writable_cache_folder(tmp_path):
     assert sum("NUMBA_CACHE_DIR" in str(w.message) for w in caught) == 1, caught
     """
     nowhere = str(tmp_path / "not a folder" / "below")
-    run_python(code, NUMBA_CACHE_DIR="", HOME=nowhere, XDG_CACHE_HOME=nowhere, PYTHONPATH=str(tmp_path))
+    run_code(code, NUMBA_CACHE_DIR="", HOME=nowhere, XDG_CACHE_HOME=nowhere, PYTHONPATH=str(tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------------- 5. int64 everywhere

@@ -37,6 +37,18 @@ def innermost(segments: Any) -> Any:
 
 
 @jit
+def position(segments: Any, at: Any, index: int) -> Any:
+    """Offsets of the index-th position from offsets `at`, for x, y, weight and bias; and what is left of its run."""
+    length, x, y, w, b = innermost(segments)
+    within, outer = index % length, index // length
+    ox = at[0] + within * x + outer_offset(segments, outer, X)
+    oy = at[1] + within * y + outer_offset(segments, outer, Y)
+    ow = at[2] + within * w + outer_offset(segments, outer, W)
+    ob = at[3] + within * b + outer_offset(segments, outer, B)
+    return (ox, oy, ow, ob), length - within
+
+
+@jit
 def tile_origin(geo: Any, tile: int) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
     kept = segments_of(geo, KEPT)

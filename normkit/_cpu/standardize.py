@@ -9,7 +9,7 @@ import numpy as np
 
 from .affine import apply_lanes, apply_run
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, KEPT, REDUCED, ROW, STREAM, B, W, X, Y
-from .indexing import gather, innermost, outer_offset, segments_of
+from .indexing import gather, innermost, position, segments_of
 from .sums import AHEAD, BUFFER, HUGE, M2, MEAN, MEAN_LOW
 from .threads import jit
 from .vectors import copy_run, out_of_line, prefetch, write
@@ -51,18 +51,14 @@ def _apply_set(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int
     out_of_line()
     centre = (work[HIGH, 0], work[LOW, 0], work[RSTD, 0])
     segments = segments_of(geo, REDUCED)
-    length, sx, sy, sw, sb = innermost(segments)
+    _, sx, sy, sw, sb = innermost(segments)
     vary = sw != 0 or sb != 0
     direct = sx == 1 and sy == 1 and (not vary or (sw == 1 and sb == 1))
     stream = geo[2, STREAM] != 0
     done = 0
     while done < m:
-        within, outer = (i + done) % length, (i + done) // length
-        run = min(m - done, length - within)
-        ox = at[0] + within * sx + outer_offset(segments, outer, X)
-        oy = at[1] + within * sy + outer_offset(segments, outer, Y)
-        ow = at[2] + within * sw + outer_offset(segments, outer, W)
-        ob = at[3] + within * sb + outer_offset(segments, outer, B)
+        (ox, oy, ow, ob), rest = position(segments, at, i + done)
+        run = min(m - done, rest)
         if direct:
             apply_run(x, ox, y, oy, run, centre, (w, b), ow, ob, vary, stream)
         else:
@@ -96,7 +92,7 @@ def _apply_lanes(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: i
     walk = segments_of(geo, REDUCED)
     if lanes > 1:
         walk = walk[:-1]
-    length, sx, sy, sw, sb = innermost(walk)
+    _, sx, sy, sw, sb = innermost(walk)
     together = 1 if varies or sx != width or sy != width else ROW // width
     _lane_affine(w, b, geo, at[2], at[3], count, work)
     for row in range(BUFFER):
@@ -104,12 +100,8 @@ def _apply_lanes(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: i
             copy_run(work[row], 0, width, work[row], copy * width)
     done = 0
     while done < m:
-        within, outer = (i + done) % length, (i + done) // length
-        run = min(m - done, length - within)
-        ox = at[0] + within * sx + outer_offset(walk, outer, X)
-        oy = at[1] + within * sy + outer_offset(walk, outer, Y)
-        ow = at[2] + within * sw + outer_offset(walk, outer, W)
-        ob = at[3] + within * sb + outer_offset(walk, outer, B)
+        (ox, oy, ow, ob), rest = position(walk, at, i + done)
+        run = min(m - done, rest)
         for p in range(0, run, together):
             if varies:
                 _lane_affine(w, b, geo, ow + p * sw, ob + p * sb, count, work)
