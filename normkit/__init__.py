@@ -18,33 +18,45 @@ if TYPE_CHECKING:
     from .functional import normalize as normalize
     from .functional import rms_norm as rms_norm
     from .sets import NormSet as NormSet
+    from .transforms import Gradients as Gradients
+    from .transforms import StyleGradients as StyleGradients
+    from .transforms import jvp as jvp
+    from .transforms import vjp as vjp
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Gradients": ".transforms",
     "Moments": "._moments",
     "NormSet": ".sets",
+    "StyleGradients": ".transforms",
     "adaptive_instance_norm": ".functional",
     "batch_norm": ".functional",
     "group_norm": ".functional",
     "instance_norm": ".functional",
+    "jvp": ".transforms",
     "layer_norm": ".functional",
     "moments": ".functional",
     "normalize": ".functional",
     "rms_norm": ".functional",
+    "vjp": ".transforms",
 }
 
 __all__ = [
+    "Gradients",
     "Moments",
     "NormSet",
+    "StyleGradients",
     "adaptive_instance_norm",
     "batch_norm",
     "group_norm",
     "instance_norm",
+    "jvp",
     "layer_norm",
     "moments",
     "normalize",
     "rms_norm",
+    "vjp",
 ]
 
 

@@ -1,10 +1,12 @@
-"""The recipe, for any backend: checked arrays and a split in; forward, moments or apply chosen; Moments out."""
+"""The recipe, for any backend: checked arrays and a split in; forward, moments, apply or backward chosen; Moments out.
+
+Statistics of sets are arrays of the moments' shape here, rows of numbers in memory order for the kernels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -30,34 +32,36 @@ def set_size(split: Split) -> int:
     return prod(size for parts in split for size, reduced in parts if reduced)
 
 
-def normalize(op: Operands, options: Options, given: Moments | None, want_moments: bool) -> Moments | None:
-    """Normalize op.x into op.y, by `given` moments or its own, which are returned if wanted."""
+def normalize(op: Operands, options: Options, given: Moments | None, wanted: bool) -> Array | None:
+    """Normalize op.x into op.y by `given` moments or its own. Returns the statistics used, if wanted.
+
+    (mean, its low part, M2) of own statistics, (mean, 0, variance) of given ones: 3 x the shape of the moments.
+    """
     n = set_size(op.split)
     if given is not None:
-        rows = _rows_of(given, op, options)
+        used = _spread(given, op, options)
         if op.x.size:
-            _cpu.apply(op, rows, options.eps, 1.0)
-        return given if want_moments else None
+            _cpu.apply(op, _cpu.scaled(_to_rows(used, op.x, op.split), 1.0, options.eps))
+        return used
     if op.x.size == 0:
-        return empty_moments(op.split) if want_moments else None
+        return np.zeros((3, *moments_shape(op.split)))
     if not options.correction < n:
         raise ValueError(f"correction={options.correction:g} must be below the size of a set, which is {n}")
-    own = _cpu.forward(op, options.eps, options.correction, want_moments)
-    return None if own is None else _moments_of(own, op.x, op.split)
+    own = _cpu.forward(op, options.eps, options.correction, wanted)
+    return None if own is None else _from_rows(own, op.x, op.split)
 
 
-def moments(x: Array, split: Split, center: bool) -> Moments:
-    """The moments of x."""
+def statistics(x: Array, split: Split, center: bool) -> Array:
+    """Own statistics of x: (mean, its low part, M2), 3 x the shape of the moments."""
     if x.size == 0:
-        return empty_moments(split)
+        return np.zeros((3, *moments_shape(split)))
     wide = accumulator(name_of(x.dtype), result_name(name_of(x.dtype))) == "float64"
-    return _moments_of(_cpu.moments(x, split, center, wide), x, split)
+    return _from_rows(_cpu.moments(x, split, center, wide), x, split)
 
 
-def empty_moments(split: Split) -> Moments:
-    """Moments of sets without elements, or of no sets."""
-    shape = moments_shape(split)
-    return Moments(float(set_size(split)) if 0 in shape else 0.0, np.zeros(shape), np.zeros(shape))
+def moments_of(own: Array, split: Split) -> Moments:
+    """Own statistics as Moments."""
+    return Moments._from_m2(float(set_size(split)), own[0], own[2])
 
 
 def _strides(x: Array) -> tuple[int, ...]:
@@ -68,38 +72,145 @@ def _kept_sizes(split: Split) -> list[int]:
     return [size for parts in split for size, reduced in parts if not reduced]
 
 
-def _moments_of(rows: Array, x: Array, split: Split) -> Moments:
-    """Rows of the kernels as arrays with every axis of x."""
-    order, sizes, shape = kept_order(split, _strides(x)), _kept_sizes(split), moments_shape(split)
-
-    def in_axis_order(row: Array) -> Array:
-        return row.reshape([sizes[k] for k in order]).transpose(np.argsort(order)).reshape(shape)
-
-    return Moments._from_m2(float(set_size(split)), in_axis_order(rows[0]), in_axis_order(rows[2]))
+def _from_rows(rows: Array, x: Array, split: Split) -> Array:
+    """Rows of the kernels, whose sets lie as in x, as arrays of the moments' shape."""
+    order, sizes = kept_order(split, _strides(x)), _kept_sizes(split)
+    lying = rows.reshape(-1, *(sizes[k] for k in order))
+    return lying.transpose(0, *(np.argsort(order) + 1)).reshape(-1, *moments_shape(split))
 
 
-def _rows_of(given: Moments, op: Operands, options: Options) -> Array:
-    """Given moments as rows of the kernels: mean, no low part, the variance in place of M2."""
-    order, sizes, shape = kept_order(op.split, _strides(op.x)), _kept_sizes(op.split), moments_shape(op.split)
+def _to_rows(values: Array, x: Array, split: Split) -> Array:
+    """Arrays of the moments' shape as rows for the kernels, the sets lying as in x."""
+    order = kept_order(split, _strides(x))
+    rows = values.reshape(-1, *_kept_sizes(split)).transpose(0, *(k + 1 for k in order))
+    return rows.reshape(len(values), -1)
+
+
+def _spread(given: Moments, op: Operands, options: Options) -> Array:
+    """Given moments as (mean, 0, variance) of every set."""
     if np.any(np.asarray(given.count) <= options.correction) and options.correction > 0 and op.x.size:
         raise ValueError(f"correction={options.correction:g} must be below the count of moments, which is {given.count}")
+    used = np.zeros((3, *moments_shape(op.split)))
     var = given.var if options.correction == 0 else given.m2 / (given.count - options.correction)
-
-    def in_memory_order(values: Any, name: str) -> Array:
+    for row, name, values in ((0, "mean", given.mean if options.center else 0.0), (2, "var", var)):
         try:
-            spread = np.broadcast_to(values, shape)
+            used[row] = values
         except ValueError:
-            message = f"moments have {name} of shape {np.shape(values)}, expected {shape} or what broadcasts to it"
-            raise ValueError(message) from None
-        return spread.reshape(sizes).transpose(order).reshape(-1)
-
-    rows = np.zeros((3, prod(shape)))
-    rows[0] = in_memory_order(given.mean, "mean") if options.center else 0.0
-    rows[2] = in_memory_order(var, "var")
-    return rows
+            wanted = f"expected {used.shape[1:]} or what broadcasts to it"
+            raise ValueError(f"moments have {name} of shape {np.shape(values)}, {wanted}") from None
+    return used
 
 
 def blend(weight: Array, bias: Array, own: Moments, alpha: float, eps: float) -> tuple[Array, Array]:
     """Alpha (weight x_hat + bias) + (1 - alpha) x as an affine of x_hat, since x = x_hat sqrt(var + eps) + mean."""
     rest = 1.0 - alpha
     return alpha * weight + rest * np.sqrt(own.var + eps), alpha * bias + rest * own.mean
+
+
+# --------------------------------------------------------------------------------------------------------------- gradients
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a gradient needs of a forward pass: x, weight, and the centre and scale of every set."""
+
+    x: Array
+    weight: Array | None  # broadcasts against x
+    split: Split
+    options: Options
+    sets: Array  # mean, its low part, rstd: 3 x the shape of the moments
+    constant: bool  # whether these were given, and so do not follow x
+
+
+def fit(x: Array, weight: Array | None, split: Split, options: Options, used: Array, constant: bool) -> Fit:
+    """The fit of a forward pass that used these statistics."""
+    divisor = 1.0 if constant else set_size(split) - options.correction
+    return Fit(x, weight, split, options, _cpu.scaled(used, divisor, options.eps) if x.size else used, constant)
+
+
+def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Array | None:
+    """Set dx for dy. Returns the sums of dy and of dy * x_hat over a parameter of `shape` (that of x, or 1, in every axis)."""
+    if of.x.size == 0:
+        return None if shape is None else np.zeros((2, *shape))
+    moving = of.weight is not None and _varies_within(of.split, of.weight.shape)
+    weight = of.weight if moving else None
+    mean, low, rstd = of.sets
+    gain = rstd if moving or of.weight is None else rstd * of.weight
+    gain = np.broadcast_to(gain, rstd.shape)
+    none = np.zeros_like(gain)
+    if of.constant:  # dx is dy, scaled
+        as_norm = Operands(dy, dx, weight, None, of.split, of.options.center)
+        _cpu.apply(as_norm, _to_rows(np.stack([none, none, gain]), dy, of.split))
+    else:
+        n = set_size(of.split)
+        op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy)
+        sets = _to_rows(np.stack([mean, low, rstd, none, none, gain]), of.x, of.split)
+        sums = _cpu.backward(op, sets, (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction)))
+        if shape is not None and not _varies_within(of.split, shape):
+            return sum_to(_from_rows(sums, of.x, of.split), (2, *shape))
+    return None if shape is None else _parameter_sums(of, dy, shape)
+
+
+def _varies_within(split: Split, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this shape changes within a set."""
+    pairs = zip(split[len(split) - len(shape) :], shape, strict=True)
+    return any(n != 1 and any(reduced and size > 1 for size, reduced in parts) for parts, n in pairs)
+
+
+def _parameter_sums(of: Fit, dy: Array, shape: tuple[int, ...]) -> Array:
+    """Sums of dy and of dy * x_hat over all that shares an element of a parameter: the sets, with the roles swapped."""
+    split = tuple(((prod(size for size, _ in axis), n == 1),) for axis, n in zip(of.split, shape, strict=True))
+    op = Operands(of.x, of.x, None, None, split, of.options.center, dy)
+    mean, low, rstd = of.sets
+    wide = op.wide or not _cpu.float32_holds(of.sets.reshape(3, -1))
+    kind = np.float64 if wide else np.float32
+    high = mean.astype(kind)
+    rows = (high, (mean - high) + low, rstd)
+    centre = tuple(_along_axes(np.ascontiguousarray(row, kind), of.split) for row in rows)
+    return _from_rows(_cpu.sums_over(op, centre, None, wide), of.x, split)
+
+
+def _along_axes(values: Array, split: Split) -> Array:
+    """Values of sets, of the moments' shape, with the axes of x that are split at full length: they broadcast to x."""
+    sizes = [size if not reduced else 1 for axis in split for size, reduced in axis]
+    whole = [size if not reduced or len(axis) > 1 else 1 for axis in split for size, reduced in axis]
+    lengths = [prod(size if not reduced or len(axis) > 1 else 1 for size, reduced in axis) for axis in split]
+    return np.broadcast_to(values.reshape(sizes), whole).reshape(lengths)
+
+
+def sum_to(values: Array, shape: tuple[int, ...]) -> Array:
+    """Sums of values over the axes (leading ones, and those of length 1 in `shape`) that broadcasting added."""
+    extra = values.ndim - len(shape)
+    padded = (1,) * extra + shape
+    axes = tuple(axis for axis, (n, wanted) in enumerate(zip(values.shape, padded, strict=True)) if wanted == 1 != n)
+    total: Array = values.sum(axis=axes, keepdims=True).reshape(shape)
+    return total
+
+
+def tangent(of: Fit, dx: Array | None, dweight: Array | None, dbias: Array | None, dy: Array) -> None:
+    """Set dy, in the accumulator's dtype, to the derivative of x_hat * weight + bias along dx, dweight and dbias."""
+    dy[...] = 0
+    if of.x.size == 0:
+        return
+    if dx is not None:  # the Jacobian of x_hat is symmetric: its product with dx is a gradient without weight
+        backward(replace(of, weight=None), dx, dy, None)
+        dy *= 1.0 if of.weight is None else of.weight.astype(dy.dtype)
+    if dweight is not None:
+        scaled = np.empty_like(dy)
+        standardize(of, dweight, None, scaled)
+        dy += scaled
+    if dbias is not None:
+        dy += dbias.astype(dy.dtype)
+
+
+def set_products(of: Fit, dx: Array) -> tuple[Array, Array]:
+    """The means of dx and of dx * x_hat over every set."""
+    shape = of.sets.shape[1:]
+    dy, products = _parameter_sums(of, dx, shape) if of.x.size else np.zeros((2, *shape))
+    n = max(1, set_size(of.split))
+    return dy / n, products / n
+
+
+def standardize(of: Fit, weight: Array | None, bias: Array | None, y: Array) -> None:
+    """Set y to x_hat * weight + bias."""
+    if of.x.size:
+        op = Operands(of.x, y, weight, bias, of.split, of.options.center)
+        _cpu.apply(op, _to_rows(of.sets, of.x, of.split))

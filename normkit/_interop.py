@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ class Incoming:
 
     array: Array
     emit: Callable[[Array], Any]
+    shape: tuple[int, ...]  # of the argument itself; the array may be laid along the axes of x
+
+    def laid(self, shape: Sequence[int]) -> Incoming:
+        """The same argument with its array in another shape."""
+        return Incoming(self.array.reshape(shape), self.emit, self.shape)
 
 
 def _identity(result: Array) -> Any:
@@ -29,16 +34,20 @@ def _identity(result: Array) -> Any:
 def ingest(value: Any, name: str) -> Incoming:
     """An array argument, checked, without a copy (but for misaligned memory)."""
     if type(value) is np.ndarray:
-        return Incoming(_checked(value, name), _identity)
+        return _incoming(value, name, _identity)
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...) or its valid part")
     if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
-        return Incoming(_checked(_from_dlpack(value, name), name), _emitter(value))
+        return _incoming(_from_dlpack(value, name), name, _emitter(value))
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
-    return Incoming(_checked(array, name), _identity)
+    return _incoming(array, name, _identity)
+
+
+def _incoming(array: Array, name: str, emit: Callable[[Array], Any]) -> Incoming:
+    return Incoming(_checked(array, name), emit, array.shape)
 
 
 def _from_dlpack(value: Any, name: str) -> Array:
@@ -109,7 +118,7 @@ def result_dtype(dtype: Any, x: Array) -> DType:
     return found
 
 
-def result_array(out: Any, dtype: Any, x: Array, inputs: dict[str, Array | None]) -> Array:
+def result_array(out: Any, dtype: Any, x: Array, inputs: Mapping[str, Array]) -> Array:
     """Where the result goes: `out`, checked, or new memory in x's memory order."""
     if out is None:
         return np.empty_like(x, dtype=result_dtype(dtype, x), order="K", subok=False)
@@ -129,7 +138,7 @@ def result_array(out: Any, dtype: Any, x: Array, inputs: dict[str, Array | None]
     if _overlaps_itself(array):
         raise ValueError(f"out has strides {array.strides} for shape {array.shape}: some of its elements share memory")
     for name, given in inputs.items():
-        if given is not None and _clashes(array, given, exactly_allowed=name == "x"):
+        if _clashes(array, given, exactly_allowed=name == "x"):
             remedy = "; pass out=x itself, or memory of its own" if name == "x" else "; pass memory of its own"
             raise ValueError(f"out overlaps {name}, which would be overwritten while it is read{remedy}")
     return array
@@ -168,45 +177,58 @@ def _same_steps(a: Array, b: Array) -> bool:
     return all(s == t for s, t, n in zip(a.strides, b.strides, a.shape, strict=True) if n > 1)
 
 
-def broadcastable(value: Any, name: str, shape: tuple[int, ...]) -> Array | None:
+def broadcastable(value: Any, name: str, shape: tuple[int, ...]) -> Incoming | None:
     """`weight` or `bias` of `normalize`: broadcasts against x by NumPy's rules."""
     if value is None:
         return None
-    array = ingest(value, name).array
-    fits = array.ndim <= len(shape) and all(own in (1, n) for own, n in zip(array.shape[::-1], shape[::-1], strict=False))
-    if not fits:
-        raise ValueError(f"{name} has shape {array.shape}, which does not broadcast to the shape of x, {shape}")
-    return array
+    given = ingest(value, name)
+    own = given.shape
+    if len(own) > len(shape) or not all(m in (1, n) for m, n in zip(own[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"{name} has shape {own}, which does not broadcast to the shape of x, {shape}")
+    return given
 
 
-def on_axes(value: Any, name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array | None:
+def on_axes(value: Any, name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Incoming | None:
     """`weight` or `bias` of `layer_norm` and `rms_norm`: the shape of the normalized axes, or a scalar."""
     if value is None:
         return None
-    array = ingest(value, name).array
+    given = ingest(value, name)
     wanted = tuple(shape[axis] for axis in axes)
-    if array.shape not in (wanted, ()):
-        raise ValueError(f"{name} has shape {array.shape}, expected {wanted}, the normalized axes of x of shape {shape}")
-    return array.reshape([n if axis in axes else 1 for axis, n in enumerate(shape)]) if array.ndim else array
+    if given.shape not in (wanted, ()):
+        raise ValueError(f"{name} has shape {given.shape}, expected {wanted}, the normalized axes of x of shape {shape}")
+    return given.laid([n if axis in axes else 1 for axis, n in enumerate(shape)]) if given.shape else given
 
 
-def on_channels(value: Any, name: str, shape: tuple[int, ...], channel: int) -> Array | None:
+def on_channels(value: Any, name: str, shape: tuple[int, ...], channel: int) -> Incoming | None:
     """`weight` or `bias` per channel (C,), or per sample and channel (N, C), or a scalar."""
     if value is None:
         return None
-    array = ingest(value, name).array
+    given = ingest(value, name)
     wanted: list[tuple[int, ...]] = [(shape[channel],)]
     if channel != 0:
         wanted += [(shape[0], shape[channel]), (1, shape[channel])]
-    if array.shape not in (*wanted, ()):
+    if given.shape not in (*wanted, ()):
         expected = " or ".join(map(str, wanted[:2]))
         raise ValueError(
-            f"{name} has shape {array.shape}, expected {expected} for x of shape {shape} with channel axis {channel}"
+            f"{name} has shape {given.shape}, expected {expected} for x of shape {shape} with channel axis {channel}"
         )
-    if array.ndim == 0:
-        return array
     target = [1] * len(shape)
-    target[channel] = shape[channel]
-    if array.ndim == 2:
-        target[0] = array.shape[0]
-    return array.reshape(target)
+    if given.shape:
+        target[channel] = shape[channel]
+        target[0] = given.shape[0] if len(given.shape) == 2 else target[0]
+    return given.laid(target) if given.shape else given
+
+
+def gradient(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
+    """`dy` or a tangent: a float array of the shape of what it belongs to."""
+    array = ingest(value, name).array
+    if name_of(array.dtype) not in RESULTS:
+        raise TypeError(f"{name} has dtype {array.dtype}, which cannot hold a gradient; expected {', '.join(RESULTS)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}, the shape of {of}")
+    return array
+
+
+def gradient_dtype(of: DType, y: DType) -> DType:
+    """A gradient has the dtype of its argument, or of y where that is integer."""
+    return of if name_of(of) in RESULTS else y

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import prod
 
 Strides = tuple[int, ...]
-Segment = tuple[int, Strides]  # (size, strides of x, y, weight, bias), in elements
+Segment = tuple[int, Strides]  # (size, strides of x, y, weight, bias or dy), in elements
 Part = tuple[int, bool]  # (size, reduced?) of an axis or of a piece of a split axis
 Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
@@ -21,7 +21,6 @@ TILE_WIDTH = 64  # lanes of a tile at most: 256 bytes of float32, four cache lin
 # channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16.
 SHORT_RUN = 64
 FEW_ROWS = 8
-TINY_SET = 0  # sets up to this size are summed TILE_WIDTH at a time, though each is contiguous
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -35,13 +34,18 @@ class SetView:
 
     kept: tuple[Segment, ...]
     reduced: tuple[Segment, ...]
-    walk: tuple[tuple[int, int], ...]  # reduced (size, stride of x) as the statistics see them: positions of the lanes
+    walk: tuple[Segment, ...]  # reduced ones as the sums see them: positions of the lanes
+    lane: Segment  # neighbouring elements of one set side by side in the sums
     offsets: Strides  # of the first element of x, y, weight, bias in their flat arrays
     tile: int  # sets side by side
-    set_lanes: int  # neighbouring elements of one set side by side, in the statistics
-    lane_stride: int  # and their distance in x
-    apply_lanes: int  # the same in the apply pass; 0: set by set, along the innermost segment
+    apply_lanes: int  # as `lane`, in the apply pass; 0: set by set, along the innermost segment
     affine_varies: bool  # whether weight or bias changes from position to position of the lanes
+    gradient: bool  # of a gradient: dy in the place of bias, read by the sums too
+
+    @property
+    def set_lanes(self) -> int:
+        """Neighbouring elements of a set side by side in the sums."""
+        return self.lane[0]
 
     @property
     def n_sets(self) -> int:
@@ -106,8 +110,11 @@ def _rank(segment: Segment) -> float:
 
 
 @lru_cache(maxsize=4096)
-def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Strides) -> SetView:
-    """The view of sets `split` on operands with these strides (in elements, one per axis of x; no axis is empty)."""
+def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Strides, gradient: bool = False) -> SetView:
+    """The view of sets `split` on operands with these strides (in elements, one per axis of x; no axis is empty).
+
+    Of a gradient, y is dx and dy stands in the place of bias.
+    """
     operands = (x, y, weight, bias)
     shape = [prod(size for size, _ in parts) for parts in split]
     offsets = tuple(sum(-s * (n - 1) for s, n in zip(strides, shape, strict=True) if s < 0) for strides in operands)
@@ -117,35 +124,36 @@ def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Stride
         for wanted in (False, True)
     }
     kept, reduced = (_merge(by_stride[wanted]) or ((1, (0, 0, 0, 0)),) for wanted in (False, True))
-    alone = _merge([(n, s[:1]) for n, s in by_stride[True]]) or ((1, (0,)),)
-    walk = tuple((n, s[0]) for n, s in alone)
-    return _schedule(kept, reduced, walk, offsets)
+    summed = (1, 0, 1, 1) if gradient else (1, 0, 0, 0)  # the operands that the sums read
+    walk = _merge([(n, tuple(s * on for s, on in zip(steps, summed, strict=True))) for n, steps in by_stride[True]])
+    return _schedule(kept, reduced, walk or ((1, (0, 0, 0, 0)),), offsets, gradient)
 
 
 def _schedule(
-    kept: tuple[Segment, ...], reduced: tuple[Segment, ...], walk: tuple[tuple[int, int], ...], offsets: Strides
+    kept: tuple[Segment, ...], reduced: tuple[Segment, ...], walk: tuple[Segment, ...], offsets: Strides, gradient: bool
 ) -> SetView:
-    """Choose tile and lanes. Only `set_lanes` changes bits, and it follows from the set alone."""
+    """Choose tile and lanes. Only `lane` changes bits, and it follows from the set alone."""
     sets, set_step = kept[-1][0], kept[-1][1][0]
-    inner, step = walk[-1]
+    inner, (step, *_) = walk[-1]
     size = prod(n for n, _ in walk)
-    set_lanes, lane_stride = 1, 0
+    lane: Segment = (1, (0, 0, 0, 0))
     if len(walk) > 1 and step == 1 and inner < SHORT_RUN and size >= FEW_ROWS * inner:
-        set_lanes, lane_stride, walk = inner, step, walk[:-1]
+        lane, walk = walk[-1], walk[:-1]
         tile = TILE_WIDTH // inner if set_step == inner else 1
     else:
         tile = 1 if sets == 1 or abs(step) <= abs(set_step) else TILE_WIDTH
     tile = max(1, min(tile, sets))
     apply_lanes = 0
-    if set_lanes > 1 and reduced[-1][0] == set_lanes:
-        apply_lanes = set_lanes
+    if lane[0] > 1 and reduced[-1][0] == lane[0]:
+        apply_lanes = lane[0]
     elif tile > 1:
         apply_lanes = 1
+    dense, affine = ((0, 1, 3), (2,)) if gradient else ((0, 1), (2, 3))
     neighbours = all(
-        (apply_lanes <= 1 or reduced[-1][1][k] == 1) and (tile == 1 or kept[-1][1][k] == apply_lanes) for k in (0, 1)
+        (apply_lanes <= 1 or reduced[-1][1][k] == 1) and (tile == 1 or kept[-1][1][k] == apply_lanes) for k in dense
     )
     if not neighbours:
         apply_lanes = 0
     outer = reduced[:-1] if apply_lanes > 1 else reduced
-    varies = any(s[2] != 0 or s[3] != 0 for _, s in outer)
-    return SetView(kept, reduced, walk, offsets, tile, set_lanes, lane_stride, apply_lanes, varies)
+    varies = any(s[k] != 0 for _, s in outer for k in affine)
+    return SetView(kept, reduced, walk, lane, offsets, tile, apply_lanes, varies, gradient)

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, SupportsIndex
 
 from . import _engine, _interop
-from ._cpu import Operands
 from ._docs import shared
-from ._dtypes import Array
 from ._engine import Options
+from ._interop import Incoming
 from ._layout import Split
 from ._moments import Moments
+from ._problem import Lie, Problem, Style, StyleProblem, Tail, norm
 from .sets import NormSet, Sets, as_norm_set, axes_tuple, by_axes, by_groups, normalize_axes
-
-_Affine = Callable[[Any, str], "Array | None"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What every norm takes besides its sets."""
-
-    weight: Any
-    bias: Any
-    moments: Moments | None
-    return_moments: bool
-    out: Any
-    dtype: Any
-
-    def run(self, x: _interop.Incoming, split: Split, affine: _Affine, options: Options) -> Any:
-        """Affine, moments and out through the door, x through the engine, the result back out."""
-        if self.moments is not None and not isinstance(self.moments, Moments):
-            raise TypeError(
-                f"moments must be normkit.Moments, not {type(self.moments).__qualname__}; build Moments(count, mean, var)"
-            )
-        weight, bias = affine(self.weight, "weight"), affine(self.bias, "bias")
-        inputs = {"x": x.array, "weight": weight, "bias": bias}
-        y = _interop.result_array(self.out, self.dtype, x.array, inputs)
-        op = Operands(x.array, y, weight, bias, split, options.center)
-        found = _engine.normalize(op, options, self.moments, self.return_moments)
-        result = x.emit(y) if self.out is None else self.out
-        return (result, found) if self.return_moments else result
 
 
 def _reducing(sets: Sets, sizes: dict[str, int]) -> NormSet:
@@ -66,6 +37,12 @@ def _spatial(shape: tuple[int, ...], kept: frozenset[int]) -> list[int]:
     return [axis for axis in range(len(shape)) if axis not in kept]
 
 
+def _problem(x: Incoming, split: Split, affine: tuple[Any, Any], lie: Lie, options: Options, tail: tuple[Any, ...]) -> Problem:
+    weight, bias = lie(affine[0], "weight"), lie(affine[1], "bias")
+    return Problem(x, split, weight, bias, options, Tail(*tail))
+
+
+@norm
 @shared
 def normalize(
     x: Any,
@@ -81,7 +58,7 @@ def normalize(
     out: Any = None,
     dtype: Any = None,
     **sizes: int,
-) -> Any:
+) -> Problem:
     """
     Normalize an array over any sets.
 
@@ -139,10 +116,17 @@ def normalize(
     incoming = _interop.ingest(x, "x")
     shape = incoming.array.shape
     options = Options(_interop.epsilon(eps), bool(center), _interop.number(correction, "correction"))
-    affine = partial(_interop.broadcastable, shape=shape)
-    return _Call(weight, bias, moments, return_moments, out, dtype).run(incoming, chosen.split(shape), affine, options)
+    lie, tail = partial(_interop.broadcastable, shape=shape), (moments, return_moments, out, dtype)
+    return _problem(incoming, chosen.split(shape), (weight, bias), lie, options, tail)
 
 
+def _on_channels(x: Incoming, split: Split, channel: int, affine: tuple[Any, Any], eps: Any, tail: tuple[Any, ...]) -> Problem:
+    """The norms whose affine pair is per channel."""
+    lie = partial(_interop.on_channels, shape=x.shape, channel=channel)
+    return _problem(x, split, affine, lie, Options(_interop.epsilon(eps)), tail)
+
+
+@norm
 @shared
 def instance_norm(
     x: Any,
@@ -155,7 +139,7 @@ def instance_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Instance normalization: one set per sample and channel.
 
@@ -193,11 +177,11 @@ def instance_norm(
     incoming = _interop.ingest(x, "x")
     shape = incoming.array.shape
     channel, kept = _channel(shape, channel_axis)
-    affine = partial(_interop.on_channels, shape=shape, channel=channel)
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return call.run(incoming, by_axes(shape, _spatial(shape, kept)), affine, Options(_interop.epsilon(eps)))
+    tail = (moments, return_moments, out, dtype)
+    return _on_channels(incoming, by_axes(shape, _spatial(shape, kept)), channel, (weight, bias), eps, tail)
 
 
+@norm
 @shared
 def group_norm(
     x: Any,
@@ -211,7 +195,7 @@ def group_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Group normalization: one set per sample and group of neighbouring channels.
 
@@ -251,21 +235,24 @@ def group_norm(
     shape = incoming.array.shape
     channel, kept = _channel(shape, channel_axis)
     (groups,) = axes_tuple(num_groups, "num_groups")
-    affine = partial(_interop.on_channels, shape=shape, channel=channel)
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return call.run(incoming, by_groups(shape, channel, groups, kept), affine, Options(_interop.epsilon(eps)))
+    tail = (moments, return_moments, out, dtype)
+    return _on_channels(incoming, by_groups(shape, channel, groups, kept), channel, (weight, bias), eps, tail)
 
 
-def _over_axes(x: Any, axis: SupportsIndex | Iterable[int], options: Options, call: _Call) -> Any:
+def _over_axes(
+    x: Any, axis: SupportsIndex | Iterable[int], affine: tuple[Any, Any], options: Options, tail: tuple[Any, ...]
+) -> Problem:
     """`layer_norm` and `rms_norm`: sets along axes that the affine pair spans too."""
     incoming = _interop.ingest(x, "x")
     shape = incoming.array.shape
     axes = normalize_axes(axes_tuple(axis), len(shape))
     if not axes:
         raise ValueError(f"axis={axis!r} reduces nothing, every element would be a set of its own; name at least one axis")
-    return call.run(incoming, by_axes(shape, axes), partial(_interop.on_axes, shape=shape, axes=axes), options)
+    lie = partial(_interop.on_axes, shape=shape, axes=axes)
+    return _problem(incoming, by_axes(shape, axes), affine, lie, options, tail)
 
 
+@norm
 @shared
 def layer_norm(
     x: Any,
@@ -278,7 +265,7 @@ def layer_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Layer normalization: one set per position of the axes that are not named.
 
@@ -315,10 +302,10 @@ def layer_norm(
     >>> bool(abs(y.mean(-1)).max() < 1e-15), y.std(-1).round(4).max()
     (True, np.float64(1.0))
     """
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return _over_axes(x, axis, Options(_interop.epsilon(eps)), call)
+    return _over_axes(x, axis, (weight, bias), Options(_interop.epsilon(eps)), (moments, return_moments, out, dtype))
 
 
+@norm
 @shared
 def rms_norm(
     x: Any,
@@ -331,7 +318,7 @@ def rms_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Root mean square normalization: layer normalization without the mean.
 
@@ -367,10 +354,11 @@ def rms_norm(
     >>> nk.rms_norm(np.array([3.0, 4.0]), eps=0) * np.sqrt(12.5)
     array([3., 4.])
     """
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return _over_axes(x, axis, Options(_interop.epsilon(eps), center=False), call)
+    options = Options(_interop.epsilon(eps), center=False)
+    return _over_axes(x, axis, (weight, bias), options, (moments, return_moments, out, dtype))
 
 
+@norm
 @shared
 def batch_norm(
     x: Any,
@@ -383,7 +371,7 @@ def batch_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Batch normalization: one set per channel.
 
@@ -421,11 +409,11 @@ def batch_norm(
     incoming = _interop.ingest(x, "x")
     shape = incoming.array.shape
     channel, _ = _channel(shape, channel_axis)
-    affine = partial(_interop.on_channels, shape=shape, channel=channel)
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return call.run(incoming, by_axes(shape, _spatial(shape, frozenset({channel}))), affine, Options(_interop.epsilon(eps)))
+    split, tail = by_axes(shape, _spatial(shape, frozenset({channel}))), (moments, return_moments, out, dtype)
+    return _on_channels(incoming, split, channel, (weight, bias), eps, tail)
 
 
+@norm
 @shared
 def adaptive_instance_norm(
     content: Any,
@@ -438,7 +426,7 @@ def adaptive_instance_norm(
     return_moments: bool = False,
     out: Any = None,
     dtype: Any = None,
-) -> Any:
+) -> Problem:
     """
     Adaptive instance normalization: the content with the style's mean and deviation per sample and channel.
 
@@ -478,27 +466,19 @@ def adaptive_instance_norm(
     >>> np.allclose(y.mean((2, 3)), style.mean((2, 3))), np.allclose(y.std((2, 3)), style.std((2, 3)))
     (True, True)
     """
-    incoming, model = _interop.ingest(content, "content"), _interop.ingest(style, "style").array
-    array, options, strength = incoming.array, Options(_interop.epsilon(eps)), _interop.number(alpha, "alpha")
-    channel, kept = _channel(array.shape, channel_axis)
+    incoming, model = _interop.ingest(content, "content"), _interop.ingest(style, "style")
+    shape, options, strength = incoming.shape, Options(_interop.epsilon(eps)), _interop.number(alpha, "alpha")
+    channel, kept = _channel(shape, channel_axis)
     style_channel, style_kept = _channel(model.shape, channel_axis)
-    if model.shape[style_channel] != array.shape[channel] or (style_channel == 0) != (channel == 0):
-        raise ValueError(
-            f"style has shape {model.shape}, expected the {array.shape[channel]} channels of content {array.shape}"
-        )
-    if channel and model.shape[0] not in (1, array.shape[0]):
-        raise ValueError(f"style has a batch of {model.shape[0]}, expected 1 or that of content, {array.shape[0]}")
-    split = by_axes(array.shape, _spatial(array.shape, kept))
-    target = _engine.moments(model, by_axes(model.shape, _spatial(model.shape, style_kept)), center=True)
-    lie = [1] * array.ndim
+    if model.shape[style_channel] != shape[channel] or (style_channel == 0) != (channel == 0):
+        raise ValueError(f"style has shape {model.shape}, expected the {shape[channel]} channels of content {shape}")
+    if channel and model.shape[0] not in (1, shape[0]):
+        raise ValueError(f"style has a batch of {model.shape[0]}, expected 1 or that of content, {shape[0]}")
+    lie = [1] * len(shape)
     lie[0], lie[channel] = model.shape[0], model.shape[style_channel]
-    weight, bias = (values.reshape(lie) for values in (target.std(), target.mean))
-    if strength != 1.0 and array.size:
-        own = _engine.moments(array, split, center=True) if moments is None else moments
-        weight, bias = _engine.blend(weight, bias, own, strength, options.eps)
-        moments = own
-    call = _Call(weight, bias, moments, return_moments, out, dtype)
-    return call.run(incoming, split, partial(_interop.broadcastable, shape=array.shape), options)
+    source = Style(model, by_axes(model.shape, _spatial(model.shape, style_kept)), tuple(lie), strength)
+    split = by_axes(shape, _spatial(shape, kept))
+    return StyleProblem(incoming, split, None, None, options, Tail(moments, return_moments, out, dtype), source)
 
 
 def moments(x: Any, sets: Sets, *, center: bool = True, **sizes: int) -> Moments:
@@ -538,4 +518,5 @@ def moments(x: Any, sets: Sets, *, center: bool = True, **sizes: int) -> Moments
     """
     chosen = _reducing(sets, sizes)
     array = _interop.ingest(x, "x").array
-    return _engine.moments(array, chosen.split(array.shape), bool(center))
+    split = chosen.split(array.shape)
+    return _engine.moments_of(_engine.statistics(array, split, bool(center)), split)

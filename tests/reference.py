@@ -48,6 +48,40 @@ def group_normalize(x, groups, channel, axes, weight=None, bias=None, **options)
     return y + (0 if bias is None else np.asarray(bias).astype(np.longdouble))
 
 
+def gradient(x, axes, dy, weight=None, eps=1e-5, center=True, correction=0, constant=None):
+    """(dx, dy * x_hat, size): the gradient of sum(y * dy), and what an error of dx is to be compared with.
+
+    Sums over a set: Ioffe and Szegedy (2015), section 3. constant = (mean, var): statistics that do not follow x.
+    """
+    x, dy, axes = np.asarray(x).astype(np.longdouble), np.asarray(dy).astype(np.longdouble), tuple(axes)
+    n = int(np.prod([x.shape[a] for a in axes]))
+    if constant is not None:
+        mean, var = (np.asarray(part).astype(np.longdouble) for part in constant)
+        deviation = x - mean
+    else:
+        deviation = centre(x, axes)[1] if center else x
+        var = np.sum(deviation * deviation, axis=axes, keepdims=True) / (n - np.longdouble(correction))
+    root = np.sqrt(var + np.longdouble(eps))
+    rstd = np.divide(1, root, out=np.zeros_like(root), where=root != 0)
+    x_hat = deviation * rstd
+    g = dy * (1 if weight is None else np.asarray(weight).astype(np.longdouble))
+
+    def mean_of(values):
+        return np.sum(values, axis=axes, keepdims=True) / n
+
+    size = rstd * (np.abs(g) + mean_of(np.abs(g)) * (1 + np.abs(x_hat)) + np.abs(x_hat) * mean_of(np.abs(g * x_hat)))
+    if constant is not None:
+        return rstd * g, dy * x_hat, size
+    slope = np.sum(g * x_hat, axis=axes, keepdims=True) / (n - np.longdouble(correction))
+    return rstd * (g - (mean_of(g) if center else 0) - x_hat * slope), dy * x_hat, size
+
+
+def sum_to(values, shape):
+    """Sum what broadcasting `shape` to the shape of values repeats."""
+    values = values.sum(tuple(range(values.ndim - len(shape))))
+    return values.sum(tuple(axis for axis, n in enumerate(shape) if n == 1), keepdims=True)
+
+
 def tolerance(dtype, n=1):
     """Largest error allowed, relative to max(1, |y|): a few roundings of the result, and the statistics of n elements.
 

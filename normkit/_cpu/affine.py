@@ -1,4 +1,8 @@
-"""The apply loops, as explicit SIMD: the one formula of a normalized element, along a run or across lanes."""
+"""The elementwise loops, as explicit SIMD: the formulas of a normalized element and of its gradient, in runs or lanes.
+
+Where `dy` is None the result is the norm, else the gradient. The numbers of an element are high, low, rstd (the centre has
+two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and gain.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +12,135 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .simd import STEP, Elements, primitive, splat, store_loop
+from .simd import STEP, Elements, Table, elements_of, primitive, sources_of, splat, store_loop
 
 
-def _standardize(builder: ir.IRBuilder, x: ir.Value, operands: tuple[ir.Value, ...]) -> ir.Value:
-    """((x - high) - low) * rstd * weight + bias: the one formula; the centre has two parts (DESIGN section 5)."""
-    high, low, rstd, weight, bias = operands
-    x_hat = builder.fmul(builder.fsub(builder.fsub(x, high), low), rstd)
-    return builder.fadd(builder.fmul(x_hat, weight), bias)
+def x_hat(builder: ir.IRBuilder, x: ir.Value, high: ir.Value, low: ir.Value, rstd: ir.Value) -> ir.Value:
+    """((x - high) - low) * rstd."""
+    return builder.fmul(builder.fsub(builder.fsub(x, high), low), rstd)
+
+
+def _element(builder: ir.IRBuilder, values: list[ir.Value], numbers: list[ir.Value]) -> ir.Value:
+    """x_hat * weight + bias of x; or, of x and dy, gain * ((dy * weight - shift) - x_hat * slope)."""
+    standard = x_hat(builder, values[0], *numbers[:3])
+    if len(values) == 1:
+        weight, bias = numbers[3:]
+        return builder.fadd(builder.fmul(standard, weight), bias)
+    weight, shift, slope, gain = numbers[3:]
+    centred = builder.fsub(builder.fmul(values[1], weight), shift)
+    return builder.fmul(builder.fsub(centred, builder.fmul(standard, slope)), gain)
 
 
 @primitive
-def apply_lanes(typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, operands: Any, stream: Any) -> Any:
-    """y[p + j] = standardize(x[o + j]) for j in [0, m), every operand its own vector: rows of operands (5, >= m)."""
+def apply_lanes(
+    typingctx: Any,
+    x: Any,
+    dy: Any,
+    y: Any,
+    moving: Any,
+    at: Any,
+    steps: Any,
+    m: Any,
+    rows: Any,
+    work: Any,
+    vary: Any,
+    stream: Any,
+) -> Any:
+    """Set y to the result of x (and dy) for m neighbouring elements, every lane with its numbers, and so for `rows` rows.
+
+    at, steps: offsets in x, y, weight, and bias or dy, and how far the next row is. The numbers are the rows of work; where
+    `vary` is set, weight and bias come from `moving`, (weight, bias) or (weight, None), one of each for a row.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[5].dtype)
-        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        result = Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
-        table = Elements(context, builder, sig.args[5], args[5], wide)
-        length = cgutils.unpack_tuple(builder, context.make_array(sig.args[5])(context, builder, args[5]).shape, 2)[1]
-        rows = [table.at(builder.mul(length, ir.Constant(length.type, k))) for k in range(5)]
+        wide = context.get_value_type(sig.args[8].dtype)
+        offsets, strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (4, 5))
+        present = [k for k, kind in enumerate(sig.args[:2]) if not isinstance(kind, types.NoneType)]
+        sources = [(Elements(context, builder, sig.args[k], args[k], wide), 3 * k) for k in present]
+        result = Elements(context, builder, sig.args[2], args[2], wide)
+        movers, table = elements_of(context, builder, sig.args[3], args[3], wide), Table(context, builder, sig.args[8], args[8])
+        intp = args[6].type
+        zero, one = (ir.Constant(intp, k) for k in (0, 1))
+        fixed = [table.row(ir.Constant(intp, k)) for k in range(5 if len(sources) == 1 else 7)]
 
-        def emit(j: ir.Value, count: int, streaming: bool) -> None:
-            values = tuple(row.load(j, count) for row in rows)
-            result.store(j, _standardize(builder, source.load(j, count), values), streaming)
+        def emit_rows(varying: bool) -> None:
+            with cgutils.for_range_slice(builder, zero, args[7], one, intp) as (r, _):
+                places = [builder.add(start, builder.mul(r, step)) for start, step in zip(offsets, strides, strict=True)]
+                here, to = [(array.at(places[k])) for array, k in sources], result.at(places[1])
+                still = [mover.load(places[2 + k], 1) for k, mover in enumerate(movers)] if varying else []
+                splats = {count: [splat(builder, v, count) for v in still] for count in (1, STEP)}
 
-        store_loop(builder, args[4], emit, result, args[6])
+                def emit(j: ir.Value, count: int, streaming: bool) -> None:
+                    first, last = fixed[:3], fixed[3 + len(still) :]
+                    numbers = [
+                        *(part.load(j, count) for part in first),
+                        *splats[count],
+                        *(part.load(j, count) for part in last),
+                    ]
+                    to.store(j, _element(builder, [source.load(j, count) for source in here], numbers), streaming)
+
+                store_loop(builder, args[6], emit, to, args[10])
+
+        with builder.if_else(cgutils.is_true(builder, args[9])) as (then, otherwise):
+            with then:
+                emit_rows(varying=True)
+            with otherwise:
+                emit_rows(varying=False)
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, y, types.intp, types.intp, operands, types.boolean), codegen
+    index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean
+    return types.void(x, dy, y, moving, four, four, index, index, work, flag, flag), codegen
 
 
 @primitive
 def apply_run(
-    typingctx: Any, x: Any, o: Any, y: Any, p: Any, m: Any, centre: Any, affine: Any, w: Any, b: Any, vary: Any, stream: Any
+    typingctx: Any,
+    x: Any,
+    o: Any,
+    dy: Any,
+    p: Any,
+    y: Any,
+    q: Any,
+    m: Any,
+    centre: Any,
+    moving: Any,
+    at: Any,
+    rest: Any,
+    vary: Any,
+    stream: Any,
 ) -> Any:
-    """y[p + j] = standardize(x[o + j]) for j in [0, m) of one set, centre = (high, low, rstd).
+    """y[q + j] = the result of x[o + j] (and dy[p + j]) for j in [0, m) of one set; its numbers are centre, moving, rest.
 
-    affine = (weight, bias): where `vary` is set, weight[w + j] and bias[b + j], else weight[w] and bias[b] for the whole run.
+    centre = (high, low, rstd); moving = (weight, bias) or (weight, None), arrays, read at their offset in `at`, + j where
+    `vary` is set; rest = (shift, slope, gain), of a gradient.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[5].dtype)
-        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        result = Elements(context, builder, sig.args[2], args[2], wide).at(args[3])
-        pair = cgutils.unpack_tuple(builder, args[6], 2)
-        affine_parts = [Elements(context, builder, sig.args[6][k], pair[k], wide).at(args[7 + k]) for k in range(2)]
-        scalars = cgutils.unpack_tuple(builder, args[5], 3)
+        wide = context.get_value_type(sig.args[7][0])
+        sources = sources_of(context, builder, sig, args, wide)
+        result = Elements(context, builder, sig.args[4], args[4], wide).at(args[5])
+        offsets = cgutils.unpack_tuple(builder, args[9], 2)
+        movers = elements_of(context, builder, sig.args[8], args[8], wide)
+        movers = [mover.at(offset) for mover, offset in zip(movers, offsets, strict=False)]
+        before = cgutils.unpack_tuple(builder, args[7], 3)
+        after = [] if len(sources) == 1 else cgutils.unpack_tuple(builder, args[10], 3)
         zero = ir.Constant(args[1].type, 0)
 
         def run(varying: bool) -> None:
-            fixed = [] if varying else [part.load(zero, 1) for part in affine_parts]
-            splats = {count: [splat(builder, v, count) for v in (*scalars, *fixed)] for count in (1, STEP)}
+            fixed = [] if varying else [mover.load(zero, 1) for mover in movers]
+            splats = {
+                count: [[splat(builder, v, count) for v in part] for part in (before, fixed, after)] for count in (1, STEP)
+            }
 
             def emit(j: ir.Value, count: int, streaming: bool) -> None:
-                moving = [part.load(j, count) for part in affine_parts] if varying else []
-                operands = (*splats[count], *moving)
-                result.store(j, _standardize(builder, source.load(j, count), operands), streaming)
+                first, still, last = splats[count]
+                along = [mover.load(j, count) for mover in movers] if varying else still
+                values = [source.load(j, count) for source in sources]
+                result.store(j, _element(builder, values, [*first, *along, *last]), streaming)
 
-            store_loop(builder, args[4], emit, result, args[10])
+            store_loop(builder, args[6], emit, result, args[12])
 
-        with builder.if_else(cgutils.is_true(builder, args[9])) as (then, otherwise):
+        with builder.if_else(cgutils.is_true(builder, args[11])) as (then, otherwise):
             with then:
                 run(varying=True)
             with otherwise:
@@ -77,4 +148,4 @@ def apply_run(
         return context.get_dummy_value()
 
     index, flag = types.intp, types.boolean
-    return types.void(x, index, y, index, index, centre, affine, index, index, flag, flag), codegen
+    return types.void(x, index, dy, index, y, index, index, centre, moving, at, rest, flag, flag), codegen

@@ -1,9 +1,9 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
 Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, whether to stream, and whether sets are short runs. Then the
-segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then reduced ones, then `walk`, the reduced
-ones as the statistics walk them (x alone).
+offsets of the first element of x, y, weight and bias, whether to stream, and whether sets are short runs. Row 3: the lanes
+of a set. Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then reduced ones, then
+`walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from .._layout import TILE_WIDTH as TILE_WIDTH
 from .._layout import SetView, ceil_div
 
 KEPT, REDUCED, WALK = range(3)
-TILE, SET_LANES, LANE_X, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES = COLUMNS = range(8)
+TILE, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES, MOVES = COLUMNS = range(7)
 APPLY_ROWS, STREAM, SHORT = 0, 5, 6
 SIZE, X, Y, W, B = range(5)
-HEADER = 3
+DY = B
+LANE = 3
+HEADER = 4
 
 ROW = 32 * TILE_WIDTH  # elements of a buffer row: LANES positions of a tile
 BLOCK = 2048  # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
@@ -35,14 +37,13 @@ _STREAM_RUN = 1 << 9
 @lru_cache(maxsize=4096)
 def pack(view: SetView, center: bool) -> Array:
     """The geometry array of a view."""
-    kinds = (view.kept, view.reduced, tuple((size, (stride, 0, 0, 0)) for size, stride in view.walk))
+    kinds = (view.kept, view.reduced, view.walk)
     geo = np.zeros((HEADER + sum(map(len, kinds)), len(COLUMNS)), np.int64)
     geo[0, :3] = [len(kind) for kind in kinds]
-    geo[1] = [
-        view.tile, view.set_lanes, view.lane_stride, view.rows, center, tiles_per_task(view), view.apply_lanes,
-        view.affine_varies,
-    ]  # fmt: skip
+    moves = any(strides[2] != 0 for _, strides in view.walk)
+    geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
     geo[2, :7] = [view.apply_rows, *view.offsets, streams(view), short(view)]
+    geo[LANE, :5] = [view.lane[0], *view.lane[1]]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
     geo.flags.writeable = False
@@ -62,11 +63,12 @@ def streams(view: SetView) -> bool:
 
 
 def short(view: SetView) -> bool:
-    """Whether every set is one run and one block, in x and y, with an affine that goes along with it or stands still."""
+    """Whether every set is one run and one block, in all that is read and written, affines along with it or still."""
     if view.tile > 1 or view.set_lanes > 1 or len(view.reduced) > 1 or len(view.walk) > 1 or view.rows > BLOCK:
         return False
-    (_, strides), single = view.reduced[-1], view.set_size == 1
-    return (strides[:2] == (1, 1) and strides[2:] in ((0, 0), (1, 1))) or single
+    (x, y, weight, last), single = view.reduced[-1][1], view.set_size == 1
+    along = last == 1 and weight in (0, 1) if view.gradient else weight == last and weight in (0, 1)
+    return (x == y == 1 and along) or single
 
 
 def tiles_per_task(view: SetView) -> int:

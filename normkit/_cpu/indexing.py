@@ -6,7 +6,7 @@ from typing import Any
 
 from .geometry import HEADER, KEPT, SIZE, TILE, B, W, X, Y
 from .threads import jit
-from .vectors import copy_run, out_of_line, read
+from .vectors import copy_run, fill, out_of_line, read
 
 
 @jit
@@ -30,22 +30,26 @@ def segments_of(geo: Any, kind: int) -> Any:
 
 
 @jit
-def innermost(segments: Any) -> Any:
-    """(length, x, y, weight, bias strides) of the innermost segment."""
-    inner = segments[-1]
-    return inner[SIZE], inner[X], inner[Y], inner[W], inner[B]
+def advance(at: Any, segment: Any, steps: int) -> Any:
+    """Offsets for x, y, weight and bias, `steps` further along a segment."""
+    x, y = at[0] + steps * segment[X], at[1] + steps * segment[Y]
+    return x, y, at[2] + steps * segment[W], at[3] + steps * segment[B]
+
+
+@jit
+def steps_of(segment: Any) -> Any:
+    """The strides of a segment, for x, y, weight and bias."""
+    return segment[X], segment[Y], segment[W], segment[B]
 
 
 @jit
 def position(segments: Any, at: Any, index: int) -> Any:
     """Offsets of the index-th position from offsets `at`, for x, y, weight and bias; and what is left of its run."""
-    length, x, y, w, b = innermost(segments)
-    within, outer = index % length, index // length
-    ox = at[0] + within * x + outer_offset(segments, outer, X)
-    oy = at[1] + within * y + outer_offset(segments, outer, Y)
-    ow = at[2] + within * w + outer_offset(segments, outer, W)
-    ob = at[3] + within * b + outer_offset(segments, outer, B)
-    return (ox, oy, ow, ob), length - within
+    inner = segments[-1]
+    within, outer = index % inner[SIZE], index // inner[SIZE]
+    x, y = at[0] + outer_offset(segments, outer, X), at[1] + outer_offset(segments, outer, Y)
+    w, b = at[2] + outer_offset(segments, outer, W), at[3] + outer_offset(segments, outer, B)
+    return advance((x, y, w, b), inner, within), inner[SIZE] - within
 
 
 @jit
@@ -64,6 +68,14 @@ def tile_origin(geo: Any, tile: int) -> Any:
 
 
 @jit
+def short_origin(geo: Any, k: int) -> Any:
+    """Offsets of set k, where every tile is one set: without divisions where one segment holds all sets."""
+    if geo[0, KEPT] > 1:
+        return tile_origin(geo, k)[2]
+    return advance((geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), segments_of(geo, KEPT)[-1], k)
+
+
+@jit
 def tile_count(geo: Any) -> Any:
     kept = segments_of(geo, KEPT)
     tiles = -(-kept[-1, SIZE] // geo[1, TILE])
@@ -79,6 +91,13 @@ def gather(x: Any, o: int, positions: int, step: int, sets: int, set_step: int, 
     width = sets * lanes
     if width == 1 and step == 1:
         copy_run(x, o, positions, to, 0)
+        return
+    if (positions == 1 or step == 0) and (sets == 1 or set_step == 0) and (lanes == 1 or lane_step == 0):
+        fill(to, positions * width, read(x, o, to.dtype.type))
+        return
+    if (lanes == 1 or lane_step == 1) and (sets == 1 or set_step == lanes):
+        for i in range(positions):
+            copy_run(x, o + i * step, width, to, i * width)
         return
     for i in range(positions):
         for k in range(sets):

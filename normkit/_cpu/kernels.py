@@ -1,4 +1,4 @@
-"""The CPU kernels, in tasks: forward, moments, apply. They know nothing of norms, axes or frameworks.
+"""The CPU kernels of the norm, in tasks: forward, moments, apply. They know nothing of norms, axes or frameworks.
 
 A *tile* is `count` sets that are neighbours along K1, and a set is seen as `rows` positions of `lanes` neighbouring
 elements (`lanes` > 1 only where the innermost reduced segment is short). Geometry comes packed in one integer array, see
@@ -13,36 +13,34 @@ import numpy as np
 from numba import prange
 
 from .affine import apply_run
+from .buffers import M2, MEAN, MEAN_LOW, SET_RSTD, WORK_ROWS
 from .geometry import (
     APPLY_ROWS,
     CENTER,
     CHUNK,
     KEPT,
+    LANE,
     PER_TASK,
     REDUCED,
     ROW,
     ROWS,
-    SET_LANES,
     SHORT,
+    SIZE,
     STREAM,
     TILE_WIDTH,
-    B,
     W,
     X,
-    Y,
 )
-from .indexing import segments_of, tile_count, tile_origin
+from .indexing import segments_of, short_origin, tile_count, tile_origin
 from .lanes import sum_run
 from .standardize import apply_tile, scale_of, skipped, wild
-from .sums import M2, MEAN, MEAN_LOW, about_pivot, chunk_moments, finish_set, loses_digits, merge
+from .sums import about_pivot, chunk_moments, finish_set, loses_digits, merge
 from .threads import jit, jit_parallel
 from .vectors import fence, out_of_line, read
 
-WORK_ROWS = 6  # of `work`, the buffers of a task, each ROW long
-
 
 @jit
-def _skip_all(todo: Any, first: int, count: int, work: Any) -> Any:
+def skip_all(todo: Any, first: int, count: int, work: Any) -> Any:
     for k in range(first, first + count):
         if not skipped(todo, k, work):
             return False
@@ -62,13 +60,14 @@ def _marked(todo: Any) -> Any:
 def _short_moments(x: Any, geo: Any, o: int, n: int, real: Any) -> Any:
     """What `_sum_chunk` and `_finish_set` give for a set that is one run and one block: (mean, its low part, M2)."""
     if not geo[1, CENTER]:
-        _, q = sum_run(x, o, n, real.dtype.type(0))
+        zero = real.dtype.type(0)
+        _, q = sum_run(x, o, None, 0, n, (zero, zero, zero), None, 0, False)
         return 0.0, 0.0, np.float64(q)
     first = read(x, o, real.dtype.type)
     start = np.float64(first)
-    s, _ = sum_run(x, o, n, first)
+    s, _ = sum_run(x, o, None, 0, n, (first, first, first), None, 0, False)
     pivot = real.dtype.type(start + np.float64(s) / n)
-    s, q = sum_run(x, o, n, pivot)
+    s, q = sum_run(x, o, None, 0, n, (pivot, pivot, pivot), None, 0, False)
     rest, m2 = about_pivot(s, q, n, pivot, start)
     mean = start + rest
     return mean, (start - mean) + rest, m2
@@ -85,15 +84,11 @@ def _forward_short(
     out_of_line()
     n, marked = geo[1, ROWS], 0
     inner = segments_of(geo, REDUCED)[-1]
-    vary, stream, one_step = inner[W] != 0, geo[2, STREAM] != 0, geo[0, KEPT] == 1
-    step = segments_of(geo, KEPT)[-1]
+    vary, stream = inner[W] != 0, geo[2, STREAM] != 0
     for k in range(begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], tile_count(geo))):
         if real.itemsize == 8 and skipped(todo, k, real):
             continue
-        if one_step:
-            at = (geo[2, X] + k * step[X], geo[2, Y] + k * step[Y], geo[2, W] + k * step[W], geo[2, B] + k * step[B])
-        else:
-            at = tile_origin(geo, k)[2]
+        at = short_origin(geo, k)
         mean, low, m2 = _short_moments(x, geo, at[0], n, real)
         if real.itemsize == 4 and loses_digits(mean, m2, n, geo[1, CENTER] != 0):
             todo[k] = 1
@@ -104,7 +99,7 @@ def _forward_short(
         high = real.dtype.type(mean)
         low = real.dtype.type((mean - np.float64(high)) + low)
         centre = (high, low, real.dtype.type(scale_of(m2, scale[0], scale[1])))
-        apply_run(x, at[0], y, at[1], n, centre, (w, b), at[2], at[3], vary, stream)
+        apply_run(x, at[0], None, 0, y, at[1], n, centre, (w, b), (at[2], at[3]), centre, vary, stream)
     fence()
     return marked
 
@@ -124,11 +119,11 @@ def forward(
     for index in range(begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], tile_count(geo))):
         tile = tile_origin(geo, index)
         first, count, at = tile
-        if work.itemsize == 8 and _skip_all(todo, first, count, work):
+        if work.itemsize == 8 and skip_all(todo, first, count, work):
             continue
         n = 0.0
         for chunk in range(-(-geo[1, ROWS] // CHUNK)):
-            n_b = chunk_moments(x, geo, at[0], chunk, count, work, mean, m2)
+            n_b = chunk_moments(x, geo, at, chunk, count, work, mean, m2)
             for k in range(count):
                 own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean[k], m2[k], n_b)
             n += n_b
@@ -139,7 +134,8 @@ def forward(
                 marked += 1
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
                 moments[:, first + k] = own[:, k]
-        apply_tile(x, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, scale, work)
+            own[SET_RSTD, k] = scale_of(own[M2, k], scale[0], scale[1])
+        apply_tile(x, None, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work)
     fence()
     return marked
 
@@ -155,7 +151,7 @@ def partial_moments(x: Any, partials: Any, geo: Any, real: Any, begin: int, end:
         group, chunk = task // chunks, task % chunks
         for index in range(group * per_task, min((group + 1) * per_task, tile_count(geo))):
             first, count, at = tile_origin(geo, index)
-            chunk_moments(x, geo, at[0], chunk, count, work, mean, m2)
+            chunk_moments(x, geo, at, chunk, count, work, mean, m2)
             for k in range(count):
                 partials[first + k, chunk, 0] = mean[k]
                 partials[first + k, chunk, 1] = m2[k]
@@ -173,7 +169,7 @@ def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) 
                 continue
             mean, m2, n = 0.0, 0.0, 0.0
             for chunk in range(partials.shape[1]):
-                n_b = float((min(geo[1, ROWS], (chunk + 1) * CHUNK) - chunk * CHUNK) * geo[1, SET_LANES])
+                n_b = float((min(geo[1, ROWS], (chunk + 1) * CHUNK) - chunk * CHUNK) * geo[LANE, SIZE])
                 mean, m2 = merge(mean, m2, n, partials[first + k, chunk, 0], partials[first + k, chunk, 1], n_b)
                 n += n_b
             finish_set(x, geo, at[0] + k * step, mean, m2, moments, first + k)
@@ -184,21 +180,17 @@ def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) 
 
 
 @jit
-def mark_wild(moments: Any, todo: Any, scale: Any) -> Any:
-    """Mark the sets whose given moments float32 cannot apply."""
-    marked = 0
+def mark_wild(sets: Any, todo: Any) -> Any:
+    """Mark the sets whose centre or scale float32 cannot hold."""
     for k in range(todo.shape[0]):
-        if todo[k] == 0 and wild(moments[MEAN, k], scale_of(moments[M2, k], scale[0], scale[1])):
+        if wild(sets[MEAN, k], sets[SET_RSTD, k]):
             todo[k] = 1
-        marked += todo[k]
-    return marked
+    return _marked(todo)
 
 
 @jit
-def apply(
-    x: Any, y: Any, w: Any, b: Any, moments: Any, todo: Any, geo: Any, scale: Any, real: Any, begin: int, end: int
-) -> None:
-    """The result of one chunk of a few tiles per task, from given moments."""
+def apply(x: Any, dy: Any, y: Any, w: Any, b: Any, sets: Any, todo: Any, geo: Any, real: Any, begin: int, end: int) -> None:
+    """The result of one chunk of a few tiles per task, from the numbers of its sets: of the norm, or with dy its gradient."""
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
     chunks, per_task = -(-geo[2, APPLY_ROWS] // CHUNK), geo[1, PER_TASK]
@@ -207,9 +199,9 @@ def apply(
         for index in range(group * per_task, min((group + 1) * per_task, tile_count(geo))):
             tile = tile_origin(geo, index)
             first, count = tile[0], tile[1]
-            if not _skip_all(todo, first, count, work):
+            if not skip_all(todo, first, count, work):
                 m = min(CHUNK, geo[2, APPLY_ROWS] - i)
-                apply_tile(x, y, w, b, geo, tile, i, m, moments[:, first : first + count], todo, scale, work)
+                apply_tile(x, dy, y, w, b, geo, tile, i, m, sets[:, first : first + count], todo, work)
     fence()
 
 
@@ -229,8 +221,6 @@ def partial_moments_parallel(x: Any, partials: Any, geo: Any, real: Any, tasks: 
 
 
 @jit_parallel
-def apply_parallel(
-    x: Any, y: Any, w: Any, b: Any, moments: Any, todo: Any, geo: Any, scale: Any, real: Any, tasks: int
-) -> None:
+def apply_parallel(x: Any, dy: Any, y: Any, w: Any, b: Any, sets: Any, todo: Any, geo: Any, real: Any, tasks: int) -> None:
     for task in prange(tasks):
-        apply(x, y, w, b, moments, todo, geo, scale, real, task, task + 1)
+        apply(x, dy, y, w, b, sets, todo, geo, real, task, task + 1)

@@ -4,6 +4,9 @@ Plain Numba loops would leave the order of a sum to the compiler (with `reassoc`
 check pointers for overlap before each run. Here the lanes are part of the definition: a sum is LANES partial sums, element
 i of a set belongs to lane i % LANES, and no fast-math flag is set anywhere. So a set gives the same bits in every kernel,
 schedule, thread count and vector width.
+
+Every sum comes in two kinds. Where `dy` is None, statistics: d = x - pivot and d * d. Else a gradient's: g = dy * weight and
+g * x_hat. The numbers that go with an element (pivot, or centre, scale and weight) lie in the first rows of `work`.
 """
 
 from __future__ import annotations
@@ -14,57 +17,129 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .simd import Elements, loop, primitive, splat
+from .affine import x_hat
+from .simd import STEP, Elements, Table, elements_of, loop, primitive, sources_of, splat
 
+TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
 LANES = 32  # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = 8 * LANES  # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
 
 
+def _terms(builder: ir.IRBuilder, values: list[ir.Value], numbers: list[ir.Value]) -> tuple[ir.Value, ir.Value]:
+    """What one element adds to the two sums. values: x, or x and dy; numbers: the pivot, or high, low, rstd (and weight)."""
+    if len(values) == 1:
+        d = builder.fsub(values[0], numbers[0])
+        return d, builder.fmul(d, d)
+    g = builder.fmul(values[1], numbers[3]) if len(numbers) > 3 else values[1]
+    return g, builder.fmul(g, x_hat(builder, values[0], *numbers[:3]))
+
+
+def _numbers_per_element(sources: list[Elements]) -> int:
+    """How many rows of `work` go with an element: the pivot; or high, low, rstd and weight."""
+    return 1 if len(sources) == 1 else 4
+
+
 @primitive
-def accumulate(typingctx: Any, x: Any, o: Any, m: Any, rows: Any, pivot: Any, s: Any, q: Any, at: Any) -> Any:
-    """s[at + j] += d and q[at + j] += d * d, d = x[o + r m + j] - pivot[at + j], for j in [0, m), row by row r < rows."""
+def accumulate(
+    typingctx: Any,
+    x: Any,
+    dy: Any,
+    moving: Any,
+    at: Any,
+    steps: Any,
+    m: Any,
+    rows: Any,
+    work: Any,
+    first: Any,
+    to: Any,
+    mode: Any,
+) -> Any:
+    """Add m neighbouring elements to lanes of the sums, and so for `rows` rows of them.
+
+    at, steps: offsets in x, -, moving and dy, and how far the next row is. to = (row of work with the first sum, lane there,
+    lanes on to the next row). The numbers of the elements start at `first` in work; in mode SPLAT those in `moving`,
+    (weight,) or (high, low, rstd), come from there, one for each row, in mode ALONG one for each element.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[7].dtype)
+        offsets, strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
+        row, lane, lane_step = cgutils.unpack_tuple(builder, args[9], 3)
+        arrays = [
+            Elements(context, builder, kind, arg, wide)
+            for kind, arg in zip(sig.args[:2], args[:2], strict=True)
+            if not isinstance(kind, types.NoneType)
+        ]
+        places = [(offsets[k], strides[k]) for k in (0, 3)]
+        movers, table = elements_of(context, builder, sig.args[2], args[2], wide), Table(context, builder, sig.args[7], args[7])
+        intp = args[5].type
+        zero, one = (ir.Constant(intp, k) for k in (0, 1))
+        fixed = [table.row(ir.Constant(intp, k)).at(args[8]) for k in range(_numbers_per_element(arrays))]
+        sums = [table.row(builder.add(row, ir.Constant(intp, k))).at(lane) for k in range(2)]
+
+        def emit_rows(kind: int) -> None:
+            with cgutils.for_range_slice(builder, zero, args[6], one, intp) as (r, _):
+                here = [array.at(start, builder.mul(r, step)) for array, (start, step) in zip(arrays, places, strict=False)]
+                own = [part.at(builder.mul(r, lane_step)) for part in sums]
+                moved = [mover.at(offsets[2], builder.mul(r, strides[2])) for mover in movers] if kind else []
+                still = [mover.load(zero, 1) for mover in moved] if kind == SPLAT else []
+                splats = {count: [splat(builder, v, count) for v in still] for count in (1, STEP)}
+
+                def emit(j: ir.Value, count: int) -> None:
+                    numbers = (
+                        [part.load(j, count) for part in fixed]
+                        if not moved or len(moved) == 1
+                        else [None] * 3 + [fixed[3].load(j, count)]
+                    )
+                    if moved:
+                        along = splats[count] if kind == SPLAT else [mover.load(j, count) for mover in moved]
+                        numbers = [*numbers[:3], *along] if len(moved) == 1 else [*along, numbers[3]]
+                    values = [source.load(j, count) for source in here]
+                    for part, term in zip(own, _terms(builder, values, numbers), strict=True):
+                        part.store(j, builder.fadd(part.load(j, count), term))
+
+                loop(builder, args[5], emit)
+
+        if not movers:
+            emit_rows(TABLE)
+            return context.get_dummy_value()
+        choice = builder.switch(builder.trunc(args[10], ir.IntType(32)), end := builder.append_basic_block("end"))
+        for kind in (TABLE, SPLAT, ALONG):
+            block = builder.append_basic_block(f"mode{kind}")
+            choice.add_case(ir.Constant(ir.IntType(32), kind), block)
+            builder.position_at_end(block)
+            emit_rows(kind)
+            builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    index, four = types.intp, types.UniTuple(types.intp, 4)
+    return types.void(x, dy, moving, four, four, index, index, work, index, types.UniTuple(index, 3), index), codegen
+
+
+@primitive
+def accumulate_rows(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, rows: Any, work: Any, first: Any, row: Any) -> Any:
+    """`accumulate` over `rows` neighbouring rows of LANES elements of one set, each with its numbers, sums in registers."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[5].dtype)
-        first = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        pivots, sums, squares = (Elements(context, builder, sig.args[k], args[k], wide).at(args[7]) for k in (4, 5, 6))
-        zero, one = (ir.Constant(args[1].type, k) for k in (0, 1))
-        with cgutils.for_range_slice(builder, zero, args[3], one, zero.type) as (row, _):
-            source = first.at(builder.mul(row, args[2]))
-
-            def emit(j: ir.Value, count: int) -> None:
-                d = builder.fsub(source.load(j, count), pivots.load(j, count))
-                sums.store(j, builder.fadd(sums.load(j, count), d))
-                squares.store(j, builder.fadd(squares.load(j, count), builder.fmul(d, d)))
-
-            loop(builder, args[2], emit)
-        return context.get_dummy_value()
-
-    index = types.intp
-    return types.void(x, index, index, index, pivot, s, q, index), codegen
-
-
-@primitive
-def accumulate_rows(typingctx: Any, x: Any, o: Any, rows: Any, pivot: Any, s: Any, q: Any) -> Any:
-    """`accumulate` over `rows` neighbouring rows of LANES elements of one set, the sums held in registers."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[4].dtype)
-        arrays = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 3, 4, 5))
-        source, pivots, sums, squares = arrays
+        sources, table = sources_of(context, builder, sig, args, wide), Table(context, builder, sig.args[5], args[5])
         intp = args[1].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
-        pivot_row = splat(builder, pivots.load(zero, 1), LANES)
-        held = [cgutils.alloca_once_value(builder, part.load(zero, LANES)) for part in (sums, squares)]
-        with cgutils.for_range_slice(builder, zero, args[2], one, intp) as (row, _):
-            d = builder.fsub(source.at(args[1]).load(builder.mul(row, lanes), LANES), pivot_row)
-            for slot, term in zip(held, (d, builder.fmul(d, d)), strict=True):
+        numbers = [table.row(ir.Constant(intp, k)).at(args[6]) for k in range(_numbers_per_element(sources))]
+        sums = [table.row(builder.add(args[7], ir.Constant(intp, k))) for k in range(2)]
+        held = [cgutils.alloca_once_value(builder, part.load(zero, LANES)) for part in sums]
+        with cgutils.for_range_slice(builder, zero, args[4], one, intp) as (step, _):
+            j = builder.mul(step, lanes)
+            values, own = ([part.load(j, LANES) for part in parts] for parts in (sources, numbers))
+            for slot, term in zip(held, _terms(builder, values, own), strict=True):
                 builder.store(builder.fadd(builder.load(slot), term), slot)
-        for part, slot in zip((sums, squares), held, strict=True):
+        for part, slot in zip(sums, held, strict=True):
             part.store(zero, builder.load(slot))
         return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, pivot, s, q), codegen
+    index = types.intp
+    return types.void(x, index, dy, index, index, work, index, index), codegen
 
 
 @primitive
@@ -100,7 +175,7 @@ def add_run(typingctx: Any, a: Any, m: Any) -> Any:
 
 
 def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """The lanes of a vector added in halves: the same tree as in `kernels._sum_block`."""
+    """The lanes of a vector added in halves: the same tree as in `sums._sum_block`."""
     while lanes.type.count > 1:
         half = lanes.type.count // 2
         index = ir.VectorType(ir.IntType(32), half)
@@ -112,46 +187,70 @@ def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
 
 
 @primitive
-def sum_run(typingctx: Any, x: Any, o: Any, m: Any, pivot: Any) -> Any:
-    """(sum of d, sum of d * d), d = x[o + j] - pivot, for j in [0, m) of one set: all lanes in registers."""
+def sum_run(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any) -> Any:
+    """The two sums over m neighbouring elements of one set, all lanes in registers.
+
+    numbers: (high, low, rstd), or a pivot for high. moving: the arrays of numbers that change along a set, None, (weight,)
+    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[3])
-        source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
-        intp = args[2].type
+        wide = context.get_value_type(sig.args[5][0])
+        sources = sources_of(context, builder, sig, args, wide)
+        intp = args[4].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
         row_type = ir.VectorType(wide, LANES)
-        pivot_row, none = splat(builder, args[3], LANES), ir.Constant(row_type, [0.0] * LANES)
+        none = ir.Constant(row_type, [0.0] * LANES)
         totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
         strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
+        rest = [cgutils.alloca_once(builder, row_type) for _ in range(2)]  # the last row, filled up with zeros
+        movers = elements_of(context, builder, sig.args[6], args[6], wide)
+        movers = [mover.at(args[7]) for mover in movers]
+        needed = 1 if len(sources) == 1 else 0 if len(movers) == 3 else 3
+        fixed = cgutils.unpack_tuple(builder, args[5], 3)[:needed]
 
-        def add(terms: tuple[ir.Value, ir.Value], to: list[ir.Value]) -> None:
+        def add(terms: Any, to: list[ir.Value]) -> None:
             for slot, term in zip(to, terms, strict=True):
                 builder.store(builder.fadd(builder.load(slot), term), slot)
 
-        def add_row(d: ir.Value) -> None:
-            add((d, builder.fmul(d, d)), strip)
+        def run(varying: bool) -> None:
+            still = [*fixed, *([] if varying else [mover.load(zero, 1) for mover in movers])]
+            splats = {count: [splat(builder, v, count) for v in still] for count in (1, LANES)}
 
-        whole = builder.and_(args[2], ir.Constant(intp, -LANES))
-        with cgutils.for_range_slice(builder, zero, args[2], ir.Constant(intp, STRIP), intp) as (start, _):
-            for slot in strip:
-                builder.store(none, slot)
-            end = builder.add(start, ir.Constant(intp, STRIP))
-            stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
-            with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
-                add_row(builder.fsub(source.load(j, LANES), pivot_row))
-            with (
-                builder.if_then(builder.icmp_signed(">", end, args[2])),
-                builder.if_then(builder.icmp_signed("<", whole, args[2])),
-            ):
-                rest = cgutils.alloca_once(builder, row_type)  # the last row, filled up with zero differences
-                builder.store(none, rest)
-                slots = builder.bitcast(rest, wide.as_pointer())
-                with cgutils.for_range_slice(builder, whole, args[2], one, intp) as (j, _):
-                    d = builder.fsub(source.load(j, 1), args[3])
-                    builder.store(d, builder.gep(slots, [builder.sub(j, whole)]))
-                add_row(builder.load(rest))
-            add((builder.load(strip[0]), builder.load(strip[1])), totals)
+            def terms(j: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
+                along = [mover.load(j, count) for mover in movers] if varying else []
+                return _terms(builder, [source.load(j, count) for source in sources], [*splats[count], *along])
+
+            whole = builder.and_(args[4], ir.Constant(intp, -LANES))
+            with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):
+                for slot in strip:
+                    builder.store(none, slot)
+                end = builder.add(start, ir.Constant(intp, STRIP))
+                stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
+                with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
+                    add(terms(j, LANES), strip)
+                with (
+                    builder.if_then(builder.icmp_signed(">", end, args[4])),
+                    builder.if_then(builder.icmp_signed("<", whole, args[4])),
+                ):
+                    slots = [builder.bitcast(slot, wide.as_pointer()) for slot in rest]
+                    for slot in rest:
+                        builder.store(none, slot)
+                    with cgutils.for_range_slice(builder, whole, args[4], one, intp) as (j, _):
+                        for slot, term in zip(slots, terms(j, 1), strict=True):
+                            builder.store(term, builder.gep(slot, [builder.sub(j, whole)]))
+                    add([builder.load(slot) for slot in rest], strip)
+                add([builder.load(slot) for slot in strip], totals)
+
+        if movers:
+            with builder.if_else(cgutils.is_true(builder, args[8])) as (then, otherwise):
+                with then:
+                    run(varying=True)
+                with otherwise:
+                    run(varying=False)
+        else:
+            run(varying=False)
         return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in totals])
 
-    return types.UniTuple(pivot, 2)(x, types.intp, types.intp, pivot), codegen
+    index = types.intp
+    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, types.boolean), codegen

@@ -64,6 +64,32 @@ class Elements:
         return self.builder.udiv(gap, ir.Constant(intp, self.size))
 
 
+class Table:
+    """The rows of a two-dimensional array in the accumulator's dtype, inside an intrinsic."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
+        self.builder = builder
+        self.start = Elements(context, builder, kind, value, context.get_value_type(kind.dtype))
+        self.length = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape, 2)[1]
+
+    def row(self, index: ir.Value) -> Elements:
+        return self.start.at(self.builder.mul(self.length, index))
+
+
+def elements_of(context: Any, builder: ir.IRBuilder, kinds: Any, value: ir.Value, wide: ir.Type) -> list[Elements]:
+    """The flat arrays of a tuple, those that are None left out; none of None."""
+    if isinstance(kinds, types.NoneType):
+        return []
+    parts = zip(kinds, cgutils.unpack_tuple(builder, value, len(kinds)), strict=True)
+    return [Elements(context, builder, kind, part, wide) for kind, part in parts if not isinstance(kind, types.NoneType)]
+
+
+def sources_of(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: ir.Type) -> list[Elements]:
+    """The first four arguments of a sum or an elementwise loop: x at its offset, and dy at its own unless it is None."""
+    present = [k for k in (0, 2) if not isinstance(sig.args[k], types.NoneType)]
+    return [Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in present]
+
+
 def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     if count == 1:
         return value

@@ -1,4 +1,4 @@
-"""The second half: centre and scale of every set, applied to a tile of sets."""
+"""The second half: the numbers of every set, applied to a tile of sets. With dy, the gradient; without, the norm."""
 
 from __future__ import annotations
 
@@ -8,13 +8,31 @@ from typing import Any
 import numpy as np
 
 from .affine import apply_lanes, apply_run
-from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, KEPT, REDUCED, ROW, STREAM, B, W, X, Y
-from .indexing import gather, innermost, position, segments_of
-from .sums import AHEAD, BUFFER, HUGE, M2, MEAN, MEAN_LOW
+from .buffers import (
+    BIAS,
+    BUFFER,
+    BUFFER_DY,
+    GAIN,
+    HIGH,
+    LOW,
+    MEAN,
+    MEAN_LOW,
+    ROW,
+    RSTD,
+    SET_GAIN,
+    SET_RSTD,
+    SET_SHIFT,
+    SET_SLOPE,
+    SHIFT,
+    SLOPE,
+    WEIGHT,
+)
+from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
+from .indexing import advance, gather, position, segments_of, steps_of
+from .sums import HUGE
 from .threads import jit
-from .vectors import copy_run, out_of_line, prefetch, write
+from .vectors import beside, copy_run, out_of_line, write
 
-HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # rows of `work` while a tile is standardized
 RSTD_LIMIT = 2.0**64  # within it neither x - mean nor x_hat leaves float32's range
 
 
@@ -34,109 +52,157 @@ def scale_of(m2: float, divisor: float, eps: float) -> float:
 @jit
 def wild(mean: float, rstd: float) -> Any:
     """Whether float32 cannot hold this centre and scale (given moments may be anything)."""
-    return abs(mean) > HUGE or (rstd != 0 and not (1 / RSTD_LIMIT <= rstd <= RSTD_LIMIT))
+    return abs(mean) > HUGE or (rstd != 0 and not (1 / RSTD_LIMIT <= abs(rstd) <= RSTD_LIMIT))
 
 
 @jit
-def _split_centre(mean: float, mean_low: float, rstd: float, work: Any, at: int) -> None:
-    """Store a set's centre in two parts and its scale: x - high is exact near the mean, low brings the rest."""
+def load_centre(sets: Any, k: int, work: Any, at: int) -> None:
+    """Set k's centre in two parts, and its scale: x - high is exact near the mean, low brings the rest."""
+    mean = sets[MEAN, k]
     work[HIGH, at] = mean
-    work[LOW, at] = (mean - np.float64(work[HIGH, at])) + mean_low
-    work[RSTD, at] = rstd
+    work[LOW, at] = (mean - np.float64(work[HIGH, at])) + sets[MEAN_LOW, k]
+    work[RSTD, at] = sets[SET_RSTD, k]
 
 
 @jit
-def _apply_set(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, work: Any) -> None:
-    """Standardize elements [i, i + m) of the set that starts at offsets `at`; its centre is in work[:, 0]."""
+def _load(sets: Any, k: int, gradient: bool, work: Any, at: int) -> None:
+    """All numbers of set k."""
+    load_centre(sets, k, work, at)
+    if gradient:
+        work[SHIFT, at] = sets[SET_SHIFT, k]
+        work[SLOPE, at] = sets[SET_SLOPE, k]
+        work[GAIN, at] = sets[SET_GAIN, k]
+
+
+@jit
+def run_direct(inner: Any, gradient: bool) -> Any:
+    """Whether a run of this segment can be read and written where it lies."""
+    if inner[X] != 1 or inner[Y] != 1:
+        return False
+    if gradient:
+        return inner[DY] == 1 and 0 <= inner[W] <= 1
+    return inner[W] == inner[B] and 0 <= inner[W] <= 1
+
+
+@jit
+def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, work: Any) -> None:
+    """The result for elements [i, i + m) of the set that starts at offsets `at`; its numbers are in work[:, 0].
+
+    Numba drops a branch on `is not None` before it types it, but only where the argument is None: one of dy and b is.
+    """
     out_of_line()
     centre = (work[HIGH, 0], work[LOW, 0], work[RSTD, 0])
+    rest = (work[SHIFT, 0], work[SLOPE, 0], work[GAIN, 0])
     segments = segments_of(geo, REDUCED)
-    _, sx, sy, sw, sb = innermost(segments)
-    vary = sw != 0 or sb != 0
-    direct = sx == 1 and sy == 1 and (not vary or (sw == 1 and sb == 1))
-    stream = geo[2, STREAM] != 0
+    inner = segments[-1]
+    direct, vary, stream = run_direct(inner, dy is not None), inner[W] != 0, geo[2, STREAM] != 0
+    line = work[BUFFER]
     done = 0
     while done < m:
-        (ox, oy, ow, ob), rest = position(segments, at, i + done)
-        run = min(m - done, rest)
+        (ox, oy, ow, ob), left = position(segments, at, i + done)
+        run = min(m - done, left)
         if direct:
-            apply_run(x, ox, y, oy, run, centre, (w, b), ow, ob, vary, stream)
+            apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
         else:
             run = min(run, ROW)
-            gather(x, ox, run, sx, 1, 0, 1, 0, work[BUFFER])
-            gather(w, ow, run, sw, 1, 0, 1, 0, work[WEIGHT])
-            gather(b, ob, run, sb, 1, 0, 1, 0, work[BIAS])
-            apply_run(work[BUFFER], 0, work[BUFFER], 0, run, centre, (work[WEIGHT], work[BIAS]), 0, 0, True, False)
-            if sy == 1:
-                copy_run(work[BUFFER], 0, run, y, oy)
+            gather(x, ox, run, inner[X], 1, 0, 1, 0, line)
+            gather(w, ow, run, inner[W], 1, 0, 1, 0, work[WEIGHT])
+            if b is not None:
+                gather(b, ob, run, inner[B], 1, 0, 1, 0, work[BIAS])
+            if dy is not None:
+                gather(dy, ob, run, inner[DY], 1, 0, 1, 0, work[BUFFER_DY])
+            line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
+            apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
+            if inner[Y] == 1:
+                copy_run(line, 0, run, y, oy)
             else:
                 for j in range(run):
-                    write(y, oy + j * sy, work[BUFFER, j])
+                    write(y, oy + j * inner[Y], work[BUFFER, j])
         done += run
 
 
 @jit
-def _lane_affine(w: Any, b: Any, geo: Any, ow: int, ob: int, count: int, work: Any) -> None:
-    """The weights and biases of one position of a tile, into work."""
-    lanes, kept, reduced = geo[1, APPLY_LANES], segments_of(geo, KEPT)[-1], segments_of(geo, REDUCED)[-1]
-    gather(w, ow, 1, 0, count, kept[W], lanes, reduced[W], work[WEIGHT])
-    gather(b, ob, 1, 0, count, kept[B], lanes, reduced[B], work[BIAS])
+def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
+    """The weights (or biases) of one position of a tile."""
+    lanes, step = geo[1, APPLY_LANES], segments_of(geo, KEPT)[-1, column]
+    gather(array, o, 1, 0, count, step, lanes, segments_of(geo, REDUCED)[-1, column], to)
 
 
 @jit
-def _apply_lanes(x: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
-    """Standardize positions [i, i + m) of a tile whose lanes are neighbours in x and y; its centres are in work's lanes."""
+def _still(geo: Any, count: int, column: int) -> Any:
+    """Whether a weight or bias is the same for all lanes of a position."""
+    lanes = geo[1, APPLY_LANES]
+    step, along = segments_of(geo, KEPT)[-1, column], segments_of(geo, REDUCED)[-1, column]
+    return (count == 1 or step == 0) and (lanes == 1 or along == 0)
+
+
+@jit
+def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
+    """The result for positions [i, i + m) of a tile whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
-    lanes, varies = geo[1, APPLY_LANES], geo[1, AFFINE_VARIES]
+    lanes, varies, stream = geo[1, APPLY_LANES], geo[1, AFFINE_VARIES], geo[2, STREAM] != 0
     width = count * lanes
     walk = segments_of(geo, REDUCED)
     if lanes > 1:
         walk = walk[:-1]
-    _, sx, sy, sw, sb = innermost(walk)
-    together = 1 if varies or sx != width or sy != width else ROW // width
-    _lane_affine(w, b, geo, at[2], at[3], count, work)
-    for row in range(BUFFER):
+    inner = walk[-1]
+    dense = inner[X] == width and inner[Y] == width
+    if dy is not None:
+        dense &= inner[DY] == width
+    together = ROW // width if dense and not varies else 1
+    splat = _still(geo, count, W)
+    _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
+    rows = GAIN + 1
+    if b is not None:
+        splat &= _still(geo, count, B)
+        rows = BIAS + 1
+        _lay_affine(b, geo, at[3], count, B, work[BIAS])
+    for row in range(rows):
         for copy in range(1, min(together, m)):
             copy_run(work[row], 0, width, work[row], copy * width)
     done = 0
     while done < m:
-        (ox, oy, ow, ob), rest = position(walk, at, i + done)
-        run = min(m - done, rest)
-        for p in range(0, run, together):
-            if varies:
-                _lane_affine(w, b, geo, ow + p * sw, ob + p * sb, count, work)
-            if together == 1:
-                prefetch(y, oy + (p + AHEAD) * sy, width * (p + AHEAD < run), True)
-            apply_lanes(x, ox + p * sx, y, oy + p * sy, min(together, run - p) * width, work, geo[2, STREAM] != 0)
+        here, left = position(walk, at, i + done)
+        run = min(m - done, left)
+        if together > 1:
+            for p in range(0, run, together):
+                span = min(together, run - p) * width
+                apply_lanes(x, dy, y, (w, b), advance(here, inner, p), here, span, 1, work, False, stream)
+        elif splat or not varies:
+            apply_lanes(x, dy, y, (w, b), here, steps_of(inner), width, run, work, varies != 0, stream)
+        else:
+            for p in range(run):
+                place = advance(here, inner, p)
+                _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
+                if b is not None:
+                    _lay_affine(b, geo, place[3], count, B, work[BIAS])
+                apply_lanes(x, dy, y, (w, b), place, here, width, 1, work, False, stream)
         done += run
 
 
 @jit
 def apply_tile(
-    x: Any, y: Any, w: Any, b: Any, geo: Any, tile: Any, i: int, m: int, moments: Any, todo: Any, scale: Any, work: Any
+    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, tile: Any, i: int, m: int, sets: Any, todo: Any, work: Any
 ) -> None:
-    """Standardize positions [i, i + m) of a tile. moments: (3, count) of its sets; scale: (divisor, eps)."""
+    """The result for positions [i, i + m) of a tile. sets: the numbers of its sets, (3 or 6, count)."""
     out_of_line()
     first, count, at = tile
-    lanes, kept = geo[1, APPLY_LANES], segments_of(geo, KEPT)[-1]
+    lanes, gradient = geo[1, APPLY_LANES], dy is not None
     whole = True
     for k in range(count):
         whole &= not skipped(todo, first + k, work)
     if lanes > 0 and whole:
         for k in range(count):
-            rstd = scale_of(moments[M2, k], scale[0], scale[1])
-            for r in range(lanes):
-                _split_centre(moments[MEAN, k], moments[MEAN_LOW, k], rstd, work, k * lanes + r)
-        _apply_lanes(x, y, w, b, geo, at, i, m, count, work)
+            for j in range(k * lanes, (k + 1) * lanes):
+                _load(sets, k, gradient, work, j)
+        _apply_lanes(x, dy, y, w, b, geo, at, i, m, count, work)
         return
     elements = max(lanes, 1)
     begin, end = i * elements, (i + m) * elements
     size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
     for block in range(begin, end, size):
         for k in range(count):
-            if skipped(todo, first + k, work):
-                continue
-            rstd = scale_of(moments[M2, k], scale[0], scale[1])
-            _split_centre(moments[MEAN, k], moments[MEAN_LOW, k], rstd, work, 0)
-            here = (at[0] + k * kept[X], at[1] + k * kept[Y], at[2] + k * kept[W], at[3] + k * kept[B])
-            _apply_set(x, y, w, b, geo, here, block, min(size, end - block), work)
+            if not skipped(todo, first + k, work):
+                _load(sets, k, gradient, work, 0)
+                here = advance(at, segments_of(geo, KEPT)[-1], k)
+                _apply_set(x, dy, y, w, b, geo, here, block, min(size, end - block), work)

@@ -1,4 +1,4 @@
-"""Primitives that move elements: read, write, copy, fill, prefetch; and how a kernel is compiled."""
+"""Primitives that move elements: read, write, copy, fill; and how a kernel is compiled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 
 from .simd import Elements, loop, primitive, splat
 
@@ -65,36 +65,27 @@ def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
 
 
 @primitive
-def fill(typingctx: Any, a: Any, m: Any) -> Any:
-    """a[j] = 0 for j in [0, m)."""
+def fill(typingctx: Any, a: Any, m: Any, value: Any) -> Any:
+    """a[j] = value for j in [0, m)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[0].dtype)
-        values = Elements(context, builder, sig.args[0], args[0], wide)
-        loop(builder, args[1], lambda j, count: values.store(j, splat(builder, ir.Constant(wide, 0.0), count)))
+        values = Elements(context, builder, sig.args[0], args[0], context.get_value_type(sig.args[0].dtype))
+        loop(builder, args[1], lambda j, count: values.store(j, splat(builder, args[2], count)))
         return context.get_dummy_value()
 
-    return types.void(a, types.intp), codegen
+    return types.void(a, types.intp, a.dtype), codegen
 
 
 @primitive
-def prefetch(typingctx: Any, a: Any, o: Any, m: Any, write: Any) -> Any:
-    """Ask for the cache lines of a[o : o + m]; `write` is a literal."""
+def beside(typingctx: Any, given: Any, buffer: Any) -> Any:
+    """`buffer` for the elements of an optional array; None where that is None."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        elements = Elements(context, builder, sig.args[0], args[0], ir.FloatType()).at(args[1])
-        byte, i32, intp = ir.IntType(8).as_pointer(), ir.IntType(32), args[1].type
-        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        line = ir.Constant(intp, max(1, 64 // elements.size))
-        with cgutils.for_range_slice(builder, ir.Constant(intp, 0), args[2], line, intp) as (j, _):
-            pointer = builder.bitcast(builder.gep(elements.data, [j]), byte)
-            builder.call(ask, [pointer, i32(int(write.literal_value)), i32(3), i32(1)])
-        return context.get_dummy_value()
+        if isinstance(sig.return_type, types.NoneType):
+            return context.get_dummy_value()
+        return impl_ret_borrowed(context, builder, sig.return_type, args[1])
 
-    if not isinstance(write, types.Literal):
-        return None
-    return types.void(a, types.intp, types.intp, write), codegen
+    return (types.none if isinstance(given, types.NoneType) else buffer)(given, buffer), codegen
 
 
 @primitive

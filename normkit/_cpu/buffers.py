@@ -1,0 +1,16 @@
+"""What the rows of the kernels' small arrays hold."""
+
+from .geometry import ROW as ROW
+
+# `work`, the buffers of a task in the accumulator's dtype, WORK_ROWS x ROW: first the numbers that go with an element ...
+HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # of the norm: the centre in two parts, the scale, the affine
+SHIFT, SLOPE, GAIN = range(4, 7)  # and of its gradient, after WEIGHT
+PIVOT = HIGH  # of the statistics
+# ... then the two sums, of a strip and of a block; a pass that writes results needs them no longer ...
+SUM, SUM_OF_PRODUCTS, TOTAL, TOTAL_OF_PRODUCTS = range(4, 8)
+BUFFER, BUFFER_DY = 8, 9  # ... and strided data in line.
+WORK_ROWS = 10
+
+# Moments of sets, float64; the mean has two parts. What normalizes has their scale in place of M2, and a gradient more.
+MEAN, MEAN_LOW, M2 = range(3)
+SET_RSTD, SET_SHIFT, SET_SLOPE, SET_GAIN = range(2, 6)

@@ -1,0 +1,141 @@
+"""The four operations of the backend: forward, moments, apply and backward, with the sums over a parameter's sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._dtypes import Array
+from .._layout import Split
+from . import gradients, kernels, threads
+from .plan import Operands, affine, flat, narrow_then_wide, plan_of
+
+_NO_MOMENTS = np.empty((3, 0))
+_NO_SETS = np.empty((6, 0))
+_NONE = np.ones(())  # stands for an affine that a kernel does not read
+
+
+def _affines(op: Operands) -> tuple[Array, Array]:
+    """Weight and bias in dtypes for the kernels."""
+    return affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
+
+
+def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Array | None:
+    """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
+    weight, bias = _affines(op)
+    plan = plan_of(op, weight, bias)
+    if not plan.fused:
+        own = moments(op.x, op.split, op.center, op.wide)
+        apply(op, scaled(own, plan.set_size - correction, eps))
+        return own if want_moments else None
+    own = np.empty((3, plan.n_sets)) if want_moments else _NO_MOMENTS
+    arrays = (flat(op.x), flat(op.y, readonly=False), flat(weight), flat(bias), own)
+    scale = (float(plan.set_size - correction), eps)
+
+    def run(kind: Array, todo: Array) -> Any:
+        arguments = (*arrays, todo, plan.geo, scale, kind)
+        return threads.launch(plan.elements, kernels.forward, kernels.forward_parallel, arguments, plan.groups)
+
+    narrow_then_wide(op.wide, plan.n_sets, run)
+    return own if want_moments else None
+
+
+def scaled(own: Array, divisor: float, eps: float) -> Array:
+    """Moments (mean, its low part, M2) x sets with 1 / sqrt(M2 / divisor + eps) in place of M2; 0 where that is 1 / 0."""
+    spread = np.sqrt(own[2] / divisor + eps)
+    rows = own.copy()
+    rows[2] = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread != 0)
+    return rows
+
+
+def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:
+    """Moments (mean, its low part, M2) of every set of x, in the order of the sets."""
+    plan = plan_of(Operands(x, x, None, None, split, center), _NONE, _NONE)
+    result = np.empty((3, plan.n_sets))
+    partials = np.empty((plan.n_sets, plan.chunks, 2))
+    source, tasks = flat(x), plan.groups * plan.chunks
+
+    def run(kind: Array, todo: Array) -> Any:
+        arguments = (source, partials, plan.geo, kind)
+        threads.launch(plan.elements, kernels.partial_moments, kernels.partial_moments_parallel, arguments, tasks)
+        return kernels.finish(source, partials, result, todo, plan.geo, kind)
+
+    narrow_then_wide(wide, plan.n_sets, run)
+    return result
+
+
+def _marked(sets: Array, kind: Array, todo: Array) -> Any:
+    """How many sets wait for float64, marked in a pass of float32."""
+    return kernels.mark_wild(sets, todo) if kind.itemsize == 4 else 0
+
+
+def float32_holds(sets: Array) -> bool:
+    """Whether float32 can hold the centre and scale of every set."""
+    return not kernels.mark_wild(sets, np.zeros(sets.shape[1], np.uint8))
+
+
+def apply(op: Operands, sets: Array) -> None:
+    """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows."""
+    weight, bias = _affines(op)
+    plan = plan_of(op, weight, bias)
+    sources = (flat(op.x), None if op.dy is None else flat(op.dy), flat(op.y, readonly=False), flat(weight))
+    last, tasks = flat(bias) if op.dy is None else None, plan.groups * plan.apply_chunks
+
+    def run(kind: Array, todo: Array) -> Any:
+        marked = _marked(sets, kind, todo)
+        arguments = (*sources, last, sets, todo, plan.geo, kind)
+        threads.launch(plan.elements, kernels.apply, kernels.apply_parallel, arguments, tasks)
+        return marked
+
+    narrow_then_wide(op.wide, plan.n_sets, run)
+
+
+def backward(op: Operands, sets: Array, shares: tuple[float, float]) -> Array:
+    """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
+
+    sets: 6 rows, of which shift and slope are set here to the sums times `shares`.
+    """
+    assert op.dy is not None
+    weight = affine(op.weight, None, 1.0, op.wide)
+    plan = plan_of(op, weight, _NONE)
+    if not plan.fused:
+        sums = sums_over(op, (weight,), sets, op.wide)
+        sets[3:5] = sums * np.reshape(shares, (2, 1))
+        apply(op, sets)
+        return sums
+    sums = np.empty((2, plan.n_sets))
+    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums)
+
+    def run(kind: Array, todo: Array) -> Any:
+        marked = _marked(sets, kind, todo)
+        arguments = (*arrays, todo, plan.geo, shares, kind)
+        threads.launch(plan.elements, gradients.backward, gradients.backward_parallel, arguments, plan.groups)
+        return marked
+
+    narrow_then_wide(op.wide, plan.n_sets, run)
+    return sums
+
+
+def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:
+    """The sums of dy * weight and of that times x_hat over the sets of op.split, 2 x sets.
+
+    moving = (weight,) with `sets`, the numbers of these sets; or moving = (high, low, rstd), which change along a set, as
+    over the sets of a parameter.
+    """
+    assert op.dy is not None
+    plan = plan_of(op, moving[0], _NONE)
+    sums, partials = np.empty((2, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
+    arrays = (flat(op.x), flat(op.dy), tuple(map(flat, moving)))
+    tasks = plan.groups * plan.chunks
+
+    def run(kind: Array, todo: Array) -> Any:
+        marked = 0 if sets is None else _marked(sets, kind, todo)
+        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, todo, plan.geo, kind)
+        serial, parallel = gradients.partial_products, gradients.partial_products_parallel
+        threads.launch(plan.elements, serial, parallel, arguments, tasks)
+        return marked
+
+    narrow_then_wide(wide, plan.n_sets, run)
+    gradients.merge_products(partials, sums)
+    return sums

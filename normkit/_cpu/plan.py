@@ -1,0 +1,143 @@
+"""What a call on the CPU hands to its kernels: flat arrays, packed geometry, tasks. Cached by sets and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .._dtypes import Array, accumulator, name_of
+from .._layout import Split, Strides, set_view
+from . import geometry
+from .halves import as_storage
+
+# Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x).
+_FUSED_TILES = 64
+# Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
+_CAST_ELEMENTS = 1 << 16
+_ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """The arrays of one call. `weight` and `bias` broadcast against x, or are None; y and dy have x's shape.
+
+    With dy the call is one of the gradient: y is dx, and there is no bias.
+    """
+
+    x: Array
+    y: Array
+    weight: Array | None
+    bias: Array | None
+    split: Split
+    center: bool
+    dy: Array | None = None
+
+    @property
+    def wide(self) -> bool:
+        """Whether the arithmetic is in float64."""
+        given = (self.x, self.y) if self.dy is None else (self.x, self.y, self.dy)
+        return "float64" in (accumulator(name_of(array.dtype), name_of(self.y.dtype)) for array in given)
+
+
+Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides in bytes, itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What follows from sets and layouts alone: packed geometry, numbers of sets and tasks."""
+
+    geo: Array
+    n_sets: int
+    set_size: int
+    groups: int  # tasks along the sets
+    chunks: int  # and along a set, in the statistics
+    apply_chunks: int  # and in the apply pass
+    fused: bool  # statistics and result in one kernel
+
+    @property
+    def elements(self) -> int:
+        return self.n_sets * self.set_size
+
+
+@lru_cache(maxsize=4096)
+def _plan(split: Split, center: bool, x: Layout, y: Layout, weight: Layout, last: Layout, gradient: bool, few: int) -> Plan:
+    """The plan of a call; `few` tiles are split into chunks. `last` is bias, or dy."""
+    operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
+    view = set_view(split, *operands, gradient)
+    chunks = geometry.chunk_count(view.rows)
+    return Plan(
+        geo=geometry.pack(view, center),
+        n_sets=view.n_sets,
+        set_size=view.set_size,
+        groups=geometry.tile_groups(view),
+        chunks=chunks,
+        apply_chunks=geometry.chunk_count(view.apply_rows),
+        fused=chunks == 1 or view.tiles >= few,
+    )
+
+
+def _layout(array: Array) -> Layout:
+    return array.shape, array.strides, array.itemsize
+
+
+def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
+    """The plan of a call with these affine arrays."""
+    last, gradient = (bias, False) if op.dy is None else (op.dy, True)
+    return _plan(op.split, op.center, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), gradient, _FUSED_TILES)
+
+
+@lru_cache(maxsize=8)
+def real(wide: bool) -> Array:
+    """An empty array that carries the accumulator's dtype into a kernel."""
+    return np.empty(0, np.float64 if wide else np.float32)
+
+
+def _strides(layout: Layout, ndim: int) -> Strides:
+    """Strides in elements, as broadcast to `ndim` axes: 0 for an axis of length 1."""
+    shape, steps, size = layout
+    own = tuple(step // size if n > 1 else 0 for step, n in zip(steps, shape, strict=True))
+    return (0,) * (ndim - len(shape)) + own
+
+
+def flat(array: Array, readonly: bool = True) -> Array:
+    """The memory between an array's first and last element, as one dimension, in storage dtype."""
+    if array.flags.c_contiguous:
+        line = array.reshape(-1)
+    else:
+        forward = array[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in array.strides)]
+        extent = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(forward.shape, forward.strides, strict=True))
+        line = as_strided(forward, (extent,), (array.itemsize,))
+    line = as_storage(line)
+    if readonly:
+        line.flags.writeable = False  # a kernel that wrote to it would not compile
+    return line
+
+
+@lru_cache(maxsize=8)
+def _neutral(value: float, wide: bool) -> Array:
+    return np.full((), value, real(wide).dtype)
+
+
+def affine(given: Array | None, other: Array | None, neutral: float, wide: bool) -> Array:
+    """Weight or bias in a dtype for the kernels; where it is absent but the other varies, spelled out, if that is small."""
+    if given is None:
+        if other is None or other.size > _CAST_ELEMENTS:
+            return _neutral(neutral, wide)
+        return np.full(other.shape, neutral, real(wide).dtype)
+    dtype = real(wide).dtype
+    return given.astype(dtype) if given.dtype != dtype and given.size <= _CAST_ELEMENTS else given
+
+
+def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any]) -> None:
+    """run(real, todo) in the accumulator; sets that float32 is too narrow for come back marked and go in float64."""
+    if wide:
+        run(real(True), _ALL)
+        return
+    todo = np.zeros(n_sets, np.uint8)
+    if run(real(False), todo):
+        run(real(True), todo)
