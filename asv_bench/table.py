@@ -1,4 +1,4 @@
-"""The table of the README: every case of this machine, beside a copy of the same bytes and the NumPy expression."""
+"""The tables of the README: every case on this machine, beside a copy (or a triad) of the same bytes and NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from benchmarks.cases import CASES, LAYOUTS, copy, make, plain
+from benchmarks.cases import CASES, LAYOUTS, Case, copy, make, plain, triad
 
 
 def median(calls: list[Callable[[], object]], rounds: int) -> list[float]:
@@ -22,25 +22,46 @@ def median(calls: list[Callable[[], object]], rounds: int) -> list[float]:
     return [float(np.median(own)) for own in times]
 
 
+def forward(case: Case, x: np.ndarray, rounds: int) -> tuple[float, str]:
+    """Milliseconds, and the columns: share of copy speed, times NumPy."""
+    out, flat = np.full_like(x, 1, order="K"), np.full(x.size, 1, f"u{x.itemsize}")
+    copied = np.full_like(flat, 2)
+    ours, copying = median([lambda: case.forward(x, out=out), lambda: copy(flat, copied)], rounds)
+    axes = case.plain
+    ratio = "" if axes is None else f"{median([lambda: plain(x, axes)], 2)[0] / ours:.1f}"
+    return 1e3 * ours, f"{copying / ours:.2f} | {ratio}"
+
+
+def backward(case: Case, x: np.ndarray, rounds: int) -> tuple[float, str]:
+    """Milliseconds, and the columns: share of a triad into new memory, and into memory that was there."""
+    dy, pullback = np.full_like(x, 0.5), case.pullback(x)
+    a, b, c = (np.full(x.size, k, f"u{x.itemsize}") for k in range(3))
+    calls = [lambda: pullback(dy), lambda: triad(a, b, np.empty_like(a)), lambda: triad(a, b, c)]
+    ours, new, old = median(calls, rounds)
+    return 1e3 * ours, f"{new / ours:.2f} | {old / ours:.2f}"
+
+
+PASSES = {
+    "forward": (forward, "share of copy speed | times NumPy"),
+    "backward": (backward, "share of a triad into new memory | into touched memory"),
+}
+
+
 def main() -> None:
-    """Print the table as Markdown."""
+    """Print a table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("direction", choices=PASSES, default="forward", nargs="?")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--shrink", type=int, default=1, help="divide the large axes, for a quick look")
     options = parser.parse_args()
-    print("| case | shape | layout | ms | share of copy speed | times NumPy |\n| --- | --- | --- | --- | --- | --- |")
+    measure, columns = PASSES[options.direction]
+    print(f"| case | shape | layout | ms | {columns} |\n| --- | --- | --- | --- | --- | --- |")
     for name, case in CASES.items():
         for layout in LAYOUTS:
             x = make(case, layout, options.dtype, options.shrink)
-            out, flat = np.full_like(x, 1, order="K"), np.full(x.size, 1, f"u{x.itemsize}")
-            copied = np.full_like(flat, 2)
-            calls = [lambda x=x, out=out, norm=case.norm: norm(x, out=out), lambda a=flat, b=copied: copy(a, b)]
-            ours, copying = median(calls, options.rounds)
-            axes = case.plain
-            ratio = "" if axes is None else f"{median([lambda x=x, axes=axes: plain(x, axes)], 2)[0] / ours:.1f}"
-            shape = " x ".join(map(str, x.shape))
-            print(f"| {name} | {shape} | {layout} | {1e3 * ours:.2f} | {copying / ours:.2f} | {ratio} |", flush=True)
+            spent, rest = measure(case, x, options.rounds)
+            print(f"| {name} | {' x '.join(map(str, x.shape))} | {layout} | {spent:.2f} | {rest} |", flush=True)
 
 
 if __name__ == "__main__":

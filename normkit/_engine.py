@@ -127,7 +127,10 @@ def fit(x: Array, weight: Array | None, split: Split, options: Options, used: Ar
 
 
 def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Array | None:
-    """Set dx for dy. Returns the sums of dy and of dy * x_hat over a parameter of `shape` (that of x, or 1, in every axis)."""
+    """Set dx, newly allocated, for dy.
+
+    Returns the sums of dy and of dy * x_hat over a parameter of `shape` (that of x, or 1, in every axis), if that is given.
+    """
     if of.x.size == 0:
         return None if shape is None else np.zeros((2, *shape))
     moving = of.weight is not None and _varies_within(of.split, of.weight.shape)
@@ -137,13 +140,16 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Ar
     gain = np.broadcast_to(gain, rstd.shape)
     none = np.zeros_like(gain)
     if of.constant:  # dx is dy, scaled
-        as_norm = Operands(dy, dx, weight, None, of.split, of.options.center)
+        as_norm = Operands(dy, dx, weight, None, of.split, of.options.center, fresh=True)
         _cpu.apply(as_norm, _to_rows(np.stack([none, none, gain]), dy, of.split))
     else:
         n = set_size(of.split)
-        op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy)
+        op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)
         sets = _to_rows(np.stack([mean, low, rstd, none, none, gain]), of.x, of.split)
-        sums = _cpu.backward(op, sets, (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction)))
+        shares = (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction))
+        sums, over_sets = _cpu.backward(op, sets, shares, collect=shape is not None and _spans_sets(of.split, shape))
+        if over_sets is not None:
+            return _from_rows(over_sets, of.x, _swapped(of.split))
         if shape is not None and not _varies_within(of.split, shape):
             return sum_to(_from_rows(sums, of.x, of.split), (2, *shape))
     return None if shape is None else _parameter_sums(of, dy, shape)
@@ -153,6 +159,16 @@ def _varies_within(split: Split, shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this shape changes within a set."""
     pairs = zip(split[len(split) - len(shape) :], shape, strict=True)
     return any(n != 1 and any(reduced and size > 1 for size, reduced in parts) for parts, n in pairs)
+
+
+def _spans_sets(split: Split, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this shape has one element for each position of a set, the same for all sets."""
+    return all(len(axis) == 1 and n == (axis[0][0] if axis[0][1] else 1) for axis, n in zip(split, shape, strict=True))
+
+
+def _swapped(split: Split) -> Split:
+    """The sets of a parameter that spans the sets: the roles of kept and reduced swapped."""
+    return tuple(tuple((size, not reduced) for size, reduced in axis) for axis in split)
 
 
 def _parameter_sums(of: Fit, dy: Array, shape: tuple[int, ...]) -> Array:
@@ -212,5 +228,5 @@ def set_products(of: Fit, dx: Array) -> tuple[Array, Array]:
 def standardize(of: Fit, weight: Array | None, bias: Array | None, y: Array) -> None:
     """Set y to x_hat * weight + bias."""
     if of.x.size:
-        op = Operands(of.x, y, weight, bias, of.split, of.options.center)
+        op = Operands(of.x, y, weight, bias, of.split, of.options.center, fresh=True)
         _cpu.apply(op, _to_rows(of.sets, of.x, of.split))

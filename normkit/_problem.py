@@ -75,7 +75,8 @@ class Problem:
 
     def _operands(self, y: Array) -> Operands:
         weight, bias = (None if given is None else given.array for given in (self.weight, self.bias))
-        return Operands(self.x.array, y, weight, bias, self.split, self.options.center)
+        fresh = self.tail.out is None
+        return Operands(self.x.array, y, weight, bias, self.split, self.options.center, fresh=fresh)
 
     def _run(self, y: Array, wanted: bool) -> Array | None:
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)

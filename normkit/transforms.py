@@ -16,7 +16,19 @@ from .functional import adaptive_instance_norm
 
 
 class Gradients(NamedTuple):
-    """What a pullback returns: the gradient of every array argument, None where there was none."""
+    """What a pullback returns: the gradient of every array argument, None where there was none.
+
+    Parameters
+    ----------
+    x, weight, bias : array or None
+        Each of the shape and dtype of its argument.
+
+    Examples
+    --------
+    >>> import numpy as np, normkit as nk
+    >>> nk.vjp(nk.layer_norm, np.array([1.0, 2.0]))[1](np.array([0.5, 0.5]))
+    Gradients(x=array([0., 0.]), weight=None, bias=None)
+    """
 
     x: Any
     weight: Any
@@ -24,7 +36,20 @@ class Gradients(NamedTuple):
 
 
 class StyleGradients(NamedTuple):
-    """What the pullback of `adaptive_instance_norm` returns."""
+    """What the pullback of `adaptive_instance_norm` returns.
+
+    Parameters
+    ----------
+    content, style : array
+        Each of the shape and dtype of its argument.
+
+    Examples
+    --------
+    >>> import numpy as np, normkit as nk
+    >>> content, style = np.array([[[1.0, 2.0]]]), np.array([[[5.0, 7.0]]])
+    >>> nk.vjp(nk.adaptive_instance_norm, content, style)[1](np.ones((1, 1, 2))).style
+    array([[[1., 1.]]])
+    """
 
     content: Any
     style: Any

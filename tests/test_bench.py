@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asv_bench.benchmarks import cases, forward, overhead
+from asv_bench.benchmarks import backward, cases, forward, overhead
 from tests import reference
 from tests.processes import ROOT, run_python
 
@@ -21,7 +21,23 @@ def test_every_case_runs_and_is_right(name, layout, dtype):
     if case.plain is not None:
         reference.assert_close(bench.out, reference.normalize(bench.x, case.plain))
     else:
-        assert np.array_equal(bench.out, case.norm(bench.x))
+        assert np.array_equal(bench.out, case.forward(bench.x))
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_gradient_runs(name, layout, dtype):
+    bench = backward.Backward()
+    bench.shrink = 16
+    bench.setup(name, layout, dtype)
+    gradients = bench.time_pullback(name, layout, dtype)
+    case, dy = cases.CASES[name], bench.dy.astype(float)
+    others = tuple(axis for axis in range(dy.ndim) if axis not in case.affine)
+    assert gradients.x.strides == bench.dy.strides
+    if case.norm is not cases.nk.rms_norm:
+        total, size = dy.sum(others).ravel(), np.abs(dy).sum(others).ravel()
+        assert np.all(np.abs(gradients.bias.ravel() - total) <= reference.tolerance(np.float32) * size)
 
 
 @pytest.mark.parametrize("norm", overhead.Small.params[0])
@@ -33,8 +49,9 @@ def test_small_calls_run(norm, shape):
     assert compile(overhead.timeraw_import(), "import", "exec")
 
 
-def test_the_table_script():
-    lines = run_python("asv_bench/table.py", "--rounds", 1, "--shrink", 32).splitlines()
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_the_table_script(direction):
+    lines = run_python("asv_bench/table.py", direction, "--rounds", 1, "--shrink", 32).splitlines()
     assert len(lines) == 2 + 2 * len(cases.CASES) and all(line.count("|") == 7 for line in lines)
 
 
@@ -53,9 +70,21 @@ def test_federated_statistics_are_those_of_all_data():
     assert len(differences) == 3 and max(differences) < 1e-14
 
 
-def test_the_readme_example():
+def test_training_in_numpy(tmp_path):
+    """Short: the losses fall, whatever the norm and the batch size."""
+    text = run_python("examples/train_numpy.py", "--samples", 1500, "--out", tmp_path / "losses.png")
+    rows = [[part.strip() for part in line.split("│")[1:5]] for line in text.splitlines() if line.endswith("% │")]
+    assert sorted(row[:2] for row in rows) == sorted(
+        [kind, size] for kind in ("none", "batch", "instance") for size in ("2", "64")
+    )
+    assert all(float(loss) < 2.0 and float(right[:-2]) > 40 for _, _, loss, right in rows)
+    assert (tmp_path / "losses.png").stat().st_size > 20_000
+
+
+def test_the_readme_examples():
     text = (ROOT / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
+    code, training = (part.split("```")[0] for part in text.split("```python\n")[1:3])
     names = {}
     exec(code, names)
+    exec(training, {**names, "running": names["batch"]})
     assert abs(names["x"].mean((2, 3))).max() < 1e-5 and abs(names["y"].mean((0, 2, 3))).max() < 1e-5

@@ -266,7 +266,7 @@ def test_a_gradient_depends_on_its_set_alone(shape, layout):
 
 @pytest.mark.parametrize("axes", [(2, 3), (0, 2, 3), (1,), (3,), (1, 2, 3)])
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
-def test_any_number_of_threads_gives_the_same_bits(axes, layout):
+def test_threads_and_schedules_give_the_same_bits(axes, layout, monkeypatch):
     shape = (6, 5, 100, 90)
     x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven((5, 1, 90), np.float32)
     pullback = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1]
@@ -277,6 +277,24 @@ def test_any_number_of_threads_gives_the_same_bits(axes, layout):
     finally:
         numba.set_num_threads(before)
     assert all(np.array_equal(a, b) for a, b in zip(many, one, strict=True))
+    for few in (0, 1 << 62):
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        assert np.array_equal(pullback(LAYOUTS[layout](dy)).x, many.x)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("width", [33, 768, 2048, 3000])
+def test_a_weight_along_many_sets(width, dtype):
+    """Its gradient is collected while the sets are summed; sets that float32 is too narrow for are among them."""
+    x, dy = images(shape=(1100, width), dtype=dtype), uneven((1100, width)).astype(dtype)
+    if dtype == "float32":
+        x[5], x[700], x[-1] = x[5] * 1e-30, x[700] * 1e30, x[-1] * 1e-25
+    weight = uneven(width).astype(dtype)
+    gradients = nk.vjp(nk.layer_norm, x, weight, weight)[1](dy)
+    dx, products, size = reference.gradient(x, (1,), dy, weight)
+    steps = dy.astype(np.longdouble)
+    terms = (np.abs(products).sum(0) + np.abs(steps).sum(0), np.abs(steps).sum(0))
+    check(gradients, (dx, products.sum(0), steps.sum(0), size), dtype, terms, width)
 
 
 # ----------------------------------------------------------------------------------------------------- given statistics

@@ -103,7 +103,7 @@ def test_results_keep_the_memory_order(case):
 @pytest.mark.parametrize("norm", CALLS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_nothing_is_copied(norm, layout, dtype, monkeypatch):
-    """Beside the result, memory grows by statistics and one thread's fixed buffers (56 KiB) only."""
+    """Beside the result, memory grows by statistics and one thread's fixed buffers (80 KiB) only."""
     monkeypatch.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
     x = LAYOUTS[layout](images(shape=(3, 8, 160, 150)).astype(dtype))
     out = np.empty_like(x, dtype=np.float32)
@@ -115,6 +115,6 @@ def test_nothing_is_copied(norm, layout, dtype, monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     sets = {"layer (last)": 3600, "layer (channels first)": 72_000, "rms": 72_000}.get(norm, 24)
-    assert peak < 50 * sets + 62_000, peak
-    assert x.nbytes > 2 * 62_000
+    assert peak < 50 * sets + 95_000, peak
+    assert x.nbytes > 95_000
     assert np.array_equal(x, before)

@@ -127,9 +127,9 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
         numba.set_num_threads(before)
     out = np.empty_like(x)
     assert call(x, out=out) is out and np.array_equal(out, serial)
-    monkeypatch.setattr(nk._engine._cpu, "_FUSED_TILES", 0)
+    monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", 0)
     assert np.array_equal(call(x), serial)
-    monkeypatch.setattr(nk._engine._cpu, "_FUSED_TILES", 1 << 62)
+    monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", 1 << 62)
     assert np.array_equal(call(x), serial)
 
 
@@ -143,7 +143,7 @@ def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
     expected = call(x)
     monkeypatch.setattr(geometry, "_STREAM_ELEMENTS", 0)
     monkeypatch.setattr(geometry, "_STREAM_RUN", 1)
-    for forget in (geometry.pack, nk._engine._cpu._plan):
+    for forget in (geometry.pack, nk._engine._cpu.plan._plan):
         forget.cache_clear()
     try:
         memory = np.full(x.size + 70, 7, dtype)
@@ -154,7 +154,7 @@ def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
             assert np.array_equal(call(x, out=out), expected)
             assert np.all(memory[:start] == 7) and np.all(memory[start + x.size :] == 7)
     finally:
-        for forget in (geometry.pack, nk._engine._cpu._plan):
+        for forget in (geometry.pack, nk._engine._cpu.plan._plan):
             forget.cache_clear()
 
 

@@ -1,9 +1,9 @@
-"""The case table: what is timed, in which layout, and why."""
+"""The case table: what is timed, in which layout, and why; and the references beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numba
@@ -20,42 +20,45 @@ class Case:
     norm: Callable[..., Any]
     plain: tuple[int, ...] | None
     why: str
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    affine: tuple[int, ...] = (1,)  # the axes of x that weight and bias span
 
+    def forward(self, x: np.ndarray, **more: Any) -> Any:
+        """The norm of x."""
+        return self.norm(x, *self.args, **self.options, **more)
 
-def _group(x: np.ndarray, **options: Any) -> Any:
-    return nk.group_norm(x, 32, **options)
-
-
-def _channels(x: np.ndarray, **options: Any) -> Any:
-    return nk.layer_norm(x, axis=1, **options)
-
-
-def _frames(x: np.ndarray, **options: Any) -> Any:
-    return nk.normalize(x, "n c t [h w]", **options)
+    def pullback(self, x: np.ndarray) -> Callable[[np.ndarray], Any]:
+        """What pulls gradients back through the norm, with weight and bias."""
+        shape = tuple(x.shape[axis] for axis in self.affine)
+        if self.norm is nk.normalize:
+            shape += (1,) * (x.ndim - 2)
+        pair = (np.ones(shape, np.float32), np.zeros(shape, np.float32))
+        return nk.vjp(self.norm, x, *self.args, *pair[: 1 if self.norm is nk.rms_norm else 2], **self.options)[1]
 
 
 CASES = {
     "style transfer, instance": Case((8, 64, 256, 256), nk.instance_norm, (2, 3), "128 MiB in sets of 256 KiB"),
-    "style transfer, group": Case((8, 64, 256, 256), _group, None, "diffusion's 32 groups"),
+    "style transfer, group": Case((8, 64, 256, 256), nk.group_norm, None, "diffusion's 32 groups", (32,)),
     "style transfer, batch": Case((8, 64, 256, 256), nk.batch_norm, (0, 2, 3), "few sets in many pieces"),
     "ResNet stage 1, batch": Case((32, 64, 112, 112), nk.batch_norm, (0, 2, 3), "the largest of ResNet-50"),
-    "ResNet stage 4, group": Case((32, 512, 7, 7), _group, None, "small sets of 784"),
-    "ConvNeXt, layer over channels": Case((16, 96, 56, 56), _channels, (1,), "channels first"),
+    "ResNet stage 4, group": Case((32, 512, 7, 7), nk.group_norm, None, "small sets of 784", (32,)),
+    "ConvNeXt, layer over channels": Case((16, 96, 56, 56), nk.layer_norm, (1,), "channels first", options={"axis": 1}),
     "3-D volume, instance": Case((1, 32, 64, 128, 128), nk.instance_norm, (2, 3, 4), "nnU-Net; 32 sets of a million"),
-    "video, instance per frame": Case((2, 32, 16, 112, 112), _frames, (3, 4), "by pattern"),
-    "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets"),
+    "video, instance per frame": Case((2, 32, 16, 112, 112), nk.normalize, (3, 4), "by pattern", ("n c t [h w]",)),
+    "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets", affine=(2,)),
     "LLM tokens, RMS": Case((2048, 4096), nk.rms_norm, None, "one pass over rows of 16 KiB"),
-    "audio, time only": Case((16, 80, 3000), lambda x, **k: nk.normalize(x, "n f [t]", **k), (2,), "log-mel spectrograms"),
+    "audio, time only": Case((16, 80, 3000), nk.normalize, (2,), "log-mel spectrograms", ("n f [t]",)),
     "one 4K image, instance": Case((1, 3, 2160, 3840), nk.instance_norm, (2, 3), "three huge sets"),
 }  # fmt: skip
 LAYOUTS = ("NC*", "N*C")
 DTYPES = ("float32", "float16")
 
 
-def make(case: Case, layout: str, dtype: str = "float32", shrink: int = 1) -> np.ndarray:
+def make(case: Case, layout: str, dtype: str = "float32", shrink: int = 1, seed: int = 0) -> np.ndarray:
     """Data of a case, its large axes divided by `shrink`."""
     small = tuple(max(32, n // shrink) if n > 100 else n for n in case.shape)
-    x = (np.random.default_rng(0).standard_normal(small, np.float32) * 2 + 3).astype(dtype)
+    x = (np.random.default_rng(seed).standard_normal(small, np.float32) * 2 + 3).astype(dtype)
     if layout == "NC*":
         return x
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
@@ -73,3 +76,14 @@ def copy(x: np.ndarray, y: np.ndarray) -> None:
     step = -(-x.size // pieces)
     for k in numba.prange(pieces):
         y[k * step : (k + 1) * step] = x[k * step : (k + 1) * step]
+
+
+@numba.njit(parallel=True)
+def triad(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+    """Set z to x + y, all flat, on all threads: two reads and one write, as a gradient."""
+    pieces = 64
+    step = -(-x.size // pieces)
+    for k in numba.prange(pieces):
+        a, b, c = x[k * step : (k + 1) * step], y[k * step : (k + 1) * step], z[k * step : (k + 1) * step]
+        for i in range(a.size):
+            c[i] = a[i] + b[i]

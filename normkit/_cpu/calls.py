@@ -91,10 +91,11 @@ def apply(op: Operands, sets: Array) -> None:
     narrow_then_wide(op.wide, plan.n_sets, run)
 
 
-def backward(op: Operands, sets: Array, shares: tuple[float, float]) -> Array:
+def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:
     """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
 
-    sets: 6 rows, of which shift and slope are set here to the sums times `shares`.
+    sets: 6 rows, of which shift and slope are set here to the sums times `shares`. With `collect`, the sums of dy and of
+    dy * x_hat of each position over all sets come too, 2 x positions, where they cost no pass of their own.
     """
     assert op.dy is not None
     weight = affine(op.weight, None, 1.0, op.wide)
@@ -103,9 +104,11 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float]) -> Array:
         sums = sums_over(op, (weight,), sets, op.wide)
         sets[3:5] = sums * np.reshape(shares, (2, 1))
         apply(op, sets)
-        return sums
+        return sums, None
     sums = np.empty((2, plan.n_sets))
-    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums)
+    collect &= plan.collects
+    totals = np.zeros((plan.groups, 2, plan.set_size if collect else 0))
+    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums, totals)
 
     def run(kind: Array, todo: Array) -> Any:
         marked = _marked(sets, kind, todo)
@@ -114,7 +117,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float]) -> Array:
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)
-    return sums
+    return sums, totals.sum(0) if collect else None
 
 
 def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:

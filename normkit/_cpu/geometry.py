@@ -28,21 +28,25 @@ ROW = 32 * TILE_WIDTH  # elements of a buffer row: LANES positions of a tile
 BLOCK = 2048  # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a parallel launch costs 2
-# Layer norm with and without streaming, ms (2 cores, 2 MiB of L2 each, 2026-11): 16 MiB 0.95 / 0.82, 32 MiB 1.9 / 2.0,
-# 64 MiB 4.2 / 7.4; and 64 MiB in runs of 256: 5.8 / 6.3, of 512: 4.3 / 6.5.
+# Results of this size go to memory past the caches, but never to fresh memory, whose pages the system has just put there:
+# instance norm of 128 MiB takes 20 ms so, and 25 streamed. Layer norm into touched memory, in ms, streamed or not (2 cores,
+# 2 MiB of L2 each, 2026-11): 16 MiB 0.95 / 0.82, 32 MiB 1.9 / 2.0, 64 MiB 4.2 / 7.4; and 64 MiB in runs of 256: 5.8 / 6.3, of
+# 512: 4.3 / 6.5.
 _STREAM_ELEMENTS = 1 << 23
 _STREAM_RUN = 1 << 9
+# Tasks that collect: at most so many, each over so many sets or more. Their rows of float64 are then 1/16 of x at most.
+_COLLECT_TASKS, _COLLECT_SETS, _COLLECT_LENGTH = 128, 32, 8192
 
 
 @lru_cache(maxsize=4096)
-def pack(view: SetView, center: bool) -> Array:
+def pack(view: SetView, center: bool, fresh: bool) -> Array:
     """The geometry array of a view."""
     kinds = (view.kept, view.reduced, view.walk)
     geo = np.zeros((HEADER + sum(map(len, kinds)), len(COLUMNS)), np.int64)
     geo[0, :3] = [len(kind) for kind in kinds]
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
-    geo[2, :7] = [view.apply_rows, *view.offsets, streams(view), short(view)]
+    geo[2, :7] = [view.apply_rows, *view.offsets, not fresh and streams(view), short(view)]
     geo[LANE, :5] = [view.lane[0], *view.lane[1]]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
@@ -72,8 +76,21 @@ def short(view: SetView) -> bool:
 
 
 def tiles_per_task(view: SetView) -> int:
-    """Neighbouring tiles that one task takes, so that it has work for some microseconds."""
-    return max(1, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
+    """Neighbouring tiles that one task takes, so that it has work for some microseconds; and few sums if it collects them."""
+    least = max(_COLLECT_SETS, ceil_div(view.tiles, _COLLECT_TASKS)) if collects(view) else 1
+    return max(least, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
+
+
+def collects(view: SetView) -> bool:
+    """Whether each task can add up dy and dy * x_hat of each position over its sets, while it sums the sets.
+
+    The gradient of a weight that lies along a set, without reading x and dy again: for runs, short enough for L2, many
+    enough to be worth a row of sums per task.
+    """
+    if not view.gradient or view.tile > 1 or view.set_lanes > 1 or len(view.walk) > 1:
+        return False
+    (x, _, weight, dy), n = view.walk[-1][1], view.set_size
+    return x == weight == dy == 1 and n <= _COLLECT_LENGTH and view.n_sets >= 16 * _COLLECT_SETS
 
 
 def tile_groups(view: SetView) -> int:

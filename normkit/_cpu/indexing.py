@@ -68,11 +68,11 @@ def tile_origin(geo: Any, tile: int) -> Any:
 
 
 @jit
-def short_origin(geo: Any, k: int) -> Any:
+def short_origin(geo: Any, kept: Any, k: int) -> Any:
     """Offsets of set k, where every tile is one set: without divisions where one segment holds all sets."""
-    if geo[0, KEPT] > 1:
+    if kept.shape[0] > 1:
         return tile_origin(geo, k)[2]
-    return advance((geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), segments_of(geo, KEPT)[-1], k)
+    return advance((geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), kept[0], k)
 
 
 @jit

@@ -61,13 +61,13 @@ def _short_moments(x: Any, geo: Any, o: int, n: int, real: Any) -> Any:
     """What `_sum_chunk` and `_finish_set` give for a set that is one run and one block: (mean, its low part, M2)."""
     if not geo[1, CENTER]:
         zero = real.dtype.type(0)
-        _, q = sum_run(x, o, None, 0, n, (zero, zero, zero), None, 0, False)
+        _, q = sum_run(x, o, None, 0, n, (zero, zero, zero), None, 0, False, None, 0)
         return 0.0, 0.0, np.float64(q)
     first = read(x, o, real.dtype.type)
     start = np.float64(first)
-    s, _ = sum_run(x, o, None, 0, n, (first, first, first), None, 0, False)
+    s, _ = sum_run(x, o, None, 0, n, (first, first, first), None, 0, False, None, 0)
     pivot = real.dtype.type(start + np.float64(s) / n)
-    s, q = sum_run(x, o, None, 0, n, (pivot, pivot, pivot), None, 0, False)
+    s, q = sum_run(x, o, None, 0, n, (pivot, pivot, pivot), None, 0, False, None, 0)
     rest, m2 = about_pivot(s, q, n, pivot, start)
     mean = start + rest
     return mean, (start - mean) + rest, m2
@@ -84,11 +84,11 @@ def _forward_short(
     out_of_line()
     n, marked = geo[1, ROWS], 0
     inner = segments_of(geo, REDUCED)[-1]
-    vary, stream = inner[W] != 0, geo[2, STREAM] != 0
+    kept, vary, stream = segments_of(geo, KEPT), inner[W] != 0, geo[2, STREAM] != 0
     for k in range(begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], tile_count(geo))):
         if real.itemsize == 8 and skipped(todo, k, real):
             continue
-        at = short_origin(geo, k)
+        at = short_origin(geo, kept, k)
         mean, low, m2 = _short_moments(x, geo, at[0], n, real)
         if real.itemsize == 4 and loses_digits(mean, m2, n, geo[1, CENTER] != 0):
             todo[k] = 1
@@ -133,7 +133,8 @@ def forward(
                 todo[first + k] = 1
                 marked += 1
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
-                moments[:, first + k] = own[:, k]
+                for row in range(3):
+                    moments[row, first + k] = own[row, k]
             own[SET_RSTD, k] = scale_of(own[M2, k], scale[0], scale[1])
         apply_tile(x, None, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work)
     fence()

@@ -144,10 +144,10 @@ def accumulate_rows(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, rows: Any, 
 
 @primitive
 def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
-    """total[j] += s[j], then s[j] = 0, for j in [0, m)."""
+    """total[j] += s[j], then s[j] = 0, for j in [0, m); total may be the wider of the two."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[0].dtype)
+        wide = context.get_value_type(sig.args[1].dtype)
         sums, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
 
         def emit(j: ir.Value, count: int) -> None:
@@ -175,7 +175,7 @@ def add_run(typingctx: Any, a: Any, m: Any) -> Any:
 
 
 def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """The lanes of a vector added in halves: the same tree as in `sums._sum_block`."""
+    """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
     while lanes.type.count > 1:
         half = lanes.type.count // 2
         index = ir.VectorType(ir.IntType(32), half)
@@ -187,15 +187,20 @@ def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
 
 
 @primitive
-def sum_run(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any) -> Any:
+def sum_run(
+    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any, c: Any
+) -> Any:
     """The two sums over m neighbouring elements of one set, all lanes in registers.
 
     numbers: (high, low, rstd), or a pivot for high. moving: the arrays of numbers that change along a set, None, (weight,)
-    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run.
+    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run. Where they vary and own, None or
+    2 x n, is not empty, dy and dy * x_hat of each element are added to its rows too, from c on.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[5][0])
+        table = None if isinstance(own, types.NoneType) else Table(context, builder, sig.args[9], args[9])
+        rows = [] if table is None else [table.row(ir.Constant(args[4].type, k)).at(args[10]) for k in range(2)]
         sources = sources_of(context, builder, sig, args, wide)
         intp = args[4].type
         zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
@@ -213,13 +218,17 @@ def sum_run(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: An
             for slot, term in zip(to, terms, strict=True):
                 builder.store(builder.fadd(builder.load(slot), term), slot)
 
-        def run(varying: bool) -> None:
+        def run(varying: bool, collecting: bool = False) -> None:
             still = [*fixed, *([] if varying else [mover.load(zero, 1) for mover in movers])]
             splats = {count: [splat(builder, v, count) for v in still] for count in (1, LANES)}
 
             def terms(j: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
                 along = [mover.load(j, count) for mover in movers] if varying else []
-                return _terms(builder, [source.load(j, count) for source in sources], [*splats[count], *along])
+                values, numbers = [source.load(j, count) for source in sources], [*splats[count], *along]
+                if collecting:
+                    for part, term in zip(rows, _terms(builder, values, numbers[:3]), strict=True):
+                        part.store(j, builder.fadd(part.load(j, count), term))
+                return _terms(builder, values, numbers)
 
             whole = builder.and_(args[4], ir.Constant(intp, -LANES))
             with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):
@@ -245,7 +254,15 @@ def sum_run(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: An
         if movers:
             with builder.if_else(cgutils.is_true(builder, args[8])) as (then, otherwise):
                 with then:
-                    run(varying=True)
+                    if table is None:
+                        run(varying=True)
+                    else:
+                        wanted = builder.icmp_signed(">", table.length, zero)
+                        with builder.if_else(wanted) as (collect, pass_by):
+                            with collect:
+                                run(varying=True, collecting=True)
+                            with pass_by:
+                                run(varying=True)
                 with otherwise:
                     run(varying=False)
         else:
@@ -253,4 +270,5 @@ def sum_run(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: An
         return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in totals])
 
     index = types.intp
-    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, types.boolean), codegen
+    flag = types.boolean
+    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own, index), codegen

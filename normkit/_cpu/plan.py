@@ -26,7 +26,7 @@ _ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
 class Operands:
     """The arrays of one call. `weight` and `bias` broadcast against x, or are None; y and dy have x's shape.
 
-    With dy the call is one of the gradient: y is dx, and there is no bias.
+    With dy the call is one of the gradient: y is dx, and there is no bias. y is `fresh` if it is newly allocated.
     """
 
     x: Array
@@ -36,6 +36,7 @@ class Operands:
     split: Split
     center: bool
     dy: Array | None = None
+    fresh: bool = False
 
     @property
     def wide(self) -> bool:
@@ -58,6 +59,7 @@ class Plan:
     chunks: int  # and along a set, in the statistics
     apply_chunks: int  # and in the apply pass
     fused: bool  # statistics and result in one kernel
+    collects: bool  # and the sums over sets of each position too
 
     @property
     def elements(self) -> int:
@@ -65,19 +67,21 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def _plan(split: Split, center: bool, x: Layout, y: Layout, weight: Layout, last: Layout, gradient: bool, few: int) -> Plan:
-    """The plan of a call; `few` tiles are split into chunks. `last` is bias, or dy."""
+def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, weight: Layout, last: Layout, few: int) -> Plan:
+    """The plan of a call; `few` tiles are split into chunks. `last` is bias, or dy; flags: center, fresh, gradient."""
+    center, fresh, gradient = flags
     operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient)
     chunks = geometry.chunk_count(view.rows)
     return Plan(
-        geo=geometry.pack(view, center),
+        geo=geometry.pack(view, center, fresh),
         n_sets=view.n_sets,
         set_size=view.set_size,
         groups=geometry.tile_groups(view),
         chunks=chunks,
         apply_chunks=geometry.chunk_count(view.apply_rows),
         fused=chunks == 1 or view.tiles >= few,
+        collects=geometry.collects(view),
     )
 
 
@@ -87,8 +91,8 @@ def _layout(array: Array) -> Layout:
 
 def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
     """The plan of a call with these affine arrays."""
-    last, gradient = (bias, False) if op.dy is None else (op.dy, True)
-    return _plan(op.split, op.center, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), gradient, _FUSED_TILES)
+    last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None)
+    return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), _FUSED_TILES)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 from . import halves
 
 STEP = 16  # elements per vector operation of the elementwise loops
+CACHE_LINE = 64  # bytes
 
 primitive: Callable[[Callable[..., Any]], Any] = intrinsic  # a function of a kernel that is written in LLVM IR
 Emit = Callable[[ir.Value, int], None]
@@ -62,6 +63,14 @@ class Elements:
         address = self.builder.ptrtoint(self.data, intp)
         gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
         return self.builder.udiv(gap, ir.Constant(intp, self.size))
+
+    def prefetch_to_write(self, index: ir.Value) -> None:
+        """Ask for the cache line of an element."""
+        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), byte)
+        self.builder.call(ask, [pointer, i32(1), i32(2), i32(1)])  # to write, into L2, data
 
 
 class Table:

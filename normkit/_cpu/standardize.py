@@ -56,22 +56,19 @@ def wild(mean: float, rstd: float) -> Any:
 
 
 @jit
-def load_centre(sets: Any, k: int, work: Any, at: int) -> None:
-    """Set k's centre in two parts, and its scale: x - high is exact near the mean, low brings the rest."""
-    mean = sets[MEAN, k]
-    work[HIGH, at] = mean
-    work[LOW, at] = (mean - np.float64(work[HIGH, at])) + sets[MEAN_LOW, k]
-    work[RSTD, at] = sets[SET_RSTD, k]
-
-
-@jit
-def _load(sets: Any, k: int, gradient: bool, work: Any, at: int) -> None:
-    """All numbers of set k."""
-    load_centre(sets, k, work, at)
-    if gradient:
-        work[SHIFT, at] = sets[SET_SHIFT, k]
-        work[SLOPE, at] = sets[SET_SLOPE, k]
-        work[GAIN, at] = sets[SET_GAIN, k]
+def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
+    """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
+    out_of_line()
+    for k in range(first, first + count):
+        mean = sets[MEAN, k]
+        for j in range((k - first) * lanes, (k - first + 1) * lanes):
+            work[HIGH, j] = mean
+            work[LOW, j] = (mean - np.float64(work[HIGH, j])) + sets[MEAN_LOW, k]
+            work[RSTD, j] = sets[SET_RSTD, k]
+            if gradient:
+                work[SHIFT, j] = sets[SET_SHIFT, k]
+                work[SLOPE, j] = sets[SET_SLOPE, k]
+                work[GAIN, j] = sets[SET_GAIN, k]
 
 
 @jit
@@ -167,7 +164,8 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         if together > 1:
             for p in range(0, run, together):
                 span = min(together, run - p) * width
-                apply_lanes(x, dy, y, (w, b), advance(here, inner, p), here, span, 1, work, False, stream)
+                start, steps = advance(here, inner, p), (span, span, 0, span)
+                apply_lanes(x, dy, y, (w, b), start, steps, span, 1, work, False, stream)
         elif splat or not varies:
             apply_lanes(x, dy, y, (w, b), here, steps_of(inner), width, run, work, varies != 0, stream)
         else:
@@ -176,7 +174,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
                 _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
                 if b is not None:
                     _lay_affine(b, geo, place[3], count, B, work[BIAS])
-                apply_lanes(x, dy, y, (w, b), place, here, width, 1, work, False, stream)
+                apply_lanes(x, dy, y, (w, b), place, steps_of(inner), width, 1, work, False, stream)
         done += run
 
 
@@ -192,9 +190,7 @@ def apply_tile(
     for k in range(count):
         whole &= not skipped(todo, first + k, work)
     if lanes > 0 and whole:
-        for k in range(count):
-            for j in range(k * lanes, (k + 1) * lanes):
-                _load(sets, k, gradient, work, j)
+        load_sets(sets, 0, count, lanes, gradient, work)
         _apply_lanes(x, dy, y, w, b, geo, at, i, m, count, work)
         return
     elements = max(lanes, 1)
@@ -203,6 +199,6 @@ def apply_tile(
     for block in range(begin, end, size):
         for k in range(count):
             if not skipped(todo, first + k, work):
-                _load(sets, k, gradient, work, 0)
+                load_sets(sets, k, 1, 1, gradient, work)
                 here = advance(at, segments_of(geo, KEPT)[-1], k)
                 _apply_set(x, dy, y, w, b, geo, here, block, min(size, end - block), work)
