@@ -33,3 +33,15 @@ def result_name(storage: str) -> str:
 def accumulator(storage: str, result: str) -> str:
     """Dtype of the arithmetic within a block: float32, unless x or the result holds more."""
     return "float64" if storage in _WIDE or result == "float64" else "float32"
+
+
+def bfloat16() -> DType:
+    """The dtype of bfloat16 arrays, which NumPy does not have of its own."""
+    import numpy as np
+
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise TypeError("bfloat16 arrays need the package ml_dtypes; pip install ml_dtypes") from error
+    found: DType = np.dtype(ml_dtypes.bfloat16)
+    return found

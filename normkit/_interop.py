@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ._dtypes import RESULTS, SUPPORTED, Array, DType, name_of, result_name
+from . import _dlpack
+from ._dtypes import RESULTS, SUPPORTED, Array, DType, bfloat16, name_of, result_name
 
+_ALIGNMENT = 64  # bytes; JAX copies what is aligned to less
 _KINDS = "float16, bfloat16, float32, float64, integers and bool"
 
 
@@ -21,42 +24,136 @@ class Incoming:
     array: Array
     emit: Callable[[Array], Any]
     shape: tuple[int, ...]  # of the argument itself; the array may be laid along the axes of x
+    aligned: bool = False  # whether its library wants results aligned, or copies them
 
     def laid(self, shape: Sequence[int]) -> Incoming:
         """The same argument with its array in another shape."""
-        return Incoming(self.array.reshape(shape), self.emit, self.shape)
+        return replace(self, array=self.array.reshape(shape))
+
+
+Door = Callable[[Any, str], Incoming]
+
+
+def ingest(value: Any, name: str) -> Incoming:
+    """An array argument, checked, without a copy (but for misaligned memory)."""
+    if type(value) is np.ndarray:
+        return Incoming(_checked(value, name), _identity, value.shape)
+    return _door(type(value))(value, name)
 
 
 def _identity(result: Array) -> Any:
     return result
 
 
-def ingest(value: Any, name: str) -> Incoming:
-    """An array argument, checked, without a copy (but for misaligned memory)."""
-    if type(value) is np.ndarray:
-        return _incoming(value, name, _identity)
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...) or its valid part")
-    if hasattr(value, "__dlpack__") and not isinstance(value, (np.ndarray, np.generic)):
-        return _incoming(_from_dlpack(value, name), name, _emitter(value))
+_doors: dict[type, Door] = {}
+
+
+def _door(kind: type) -> Door:
+    """The door for arguments of a type."""
+    if kind not in _doors:
+        _doors[kind] = _choose_door(kind)
+    return _doors[kind]
+
+
+def _choose_door(kind: type) -> Door:
+    if issubclass(kind, np.ma.MaskedArray):
+        return _refuse_masked
+    if issubclass(kind, (np.ndarray, np.generic)):
+        return _from_numpy
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return partial(_from_torch, torch, partial(_to_torch, torch))
+    if jax is not None and (issubclass(kind, jax.core.Tracer) or kind.__module__.partition(".")[0] == "jaxlib"):
+        return partial(_from_jax, jax, partial(_to_jax, jax))
+    return _from_dlpack if hasattr(kind, "__dlpack__") else _from_numpy
+
+
+def _refuse_masked(_: Any, name: str) -> NoReturn:
+    raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...) or its valid part")
+
+
+def _from_numpy(value: Any, name: str) -> Incoming:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from error
-    return _incoming(array, name, _identity)
+    return Incoming(_checked(array, name), _identity, array.shape)
 
 
-def _incoming(array: Array, name: str, emit: Callable[[Array], Any]) -> Incoming:
+def _refuse_device(name: str, device: str) -> NoReturn:
+    if name not in ("x", "content"):
+        raise ValueError(f"{name} is on {device} and x on cpu; all arrays of a call must be on one device")
+    remedy = f"bring it to the CPU, as in {name}.cpu()"
+    raise TypeError(f"{name} is on {device}, and normkit's kernels for it are not installed (extra cuda13); {remedy}")
+
+
+def _from_torch(torch: Any, emit: Callable[[Array], Any], value: Any, name: str) -> Incoming:
+    """A PyTorch tensor, by its own way to NumPy: a quarter of the 4 us of DLPack both ways."""
+    try:
+        array = value.numpy()  # refuses what is refused here, in C
+    except (RuntimeError, TypeError) as error:
+        array = _hard_torch(torch, value, name, error)
     return Incoming(_checked(array, name), emit, array.shape)
 
 
-def _from_dlpack(value: Any, name: str) -> Array:
+def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:
+    """A tensor that PyTorch does not hand to NumPy: bfloat16; else the reason, and what would be right."""
+    if value.device.type != "cpu":
+        _refuse_device(name, str(value.device))
+    if value.requires_grad:
+        raise TypeError(
+            f"{name} requires grad, which a NumPy function would cut off; use the differentiable functions of normkit.torch, "
+            f"or {name}.detach()"
+        ) from error
+    for marked, what in ((value.is_conj(), "conj"), (value.is_neg(), "neg")):
+        if marked:
+            raise TypeError(f"{name} is a lazy view with its {what} bit set; pass {name}.resolve_{what}()") from error
+    if value.dtype == torch.bfloat16 and value.layout == torch.strided:
+        array: Array = value.view(torch.int16).numpy().view(bfloat16())
+        return array
+    raise TypeError(f"{name} is a tensor of dtype {value.dtype} and layout {value.layout}: {error}") from error
+
+
+def _to_torch(torch: Any, result: Array) -> Any:
+    if name_of(result.dtype) == "bfloat16":
+        return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(result)
+
+
+def _from_jax(jax: Any, emit: Callable[[Array], Any], value: Any, name: str) -> Incoming:
+    """A JAX array, as NumPy sees it: its own memory, read-only."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} is a value inside jax.jit, grad or vmap; use the functions of normkit.jax there")
+    devices = sorted(str(device) for device in value.devices())
+    if len(devices) > 1 or not all(device.platform == "cpu" for device in value.devices()):
+        _refuse_device(name, ", ".join(devices))
+    array = np.asarray(value)
+    return Incoming(_checked(array, name), emit, array.shape, aligned=True)
+
+
+def _to_jax(jax: Any, result: Array) -> Any:
+    emitted = jax.numpy.asarray(result) if name_of(result.dtype) == "bfloat16" else jax.numpy.from_dlpack(result)
+    if emitted.dtype != result.dtype:
+        raise TypeError(
+            f"the result has dtype {result.dtype}, and JAX without jax_enable_x64 would make it {emitted.dtype}; "
+            f"pass dtype={str(emitted.dtype)!r}, or enable that"
+        )
+    return emitted
+
+
+def _from_dlpack(value: Any, name: str) -> Incoming:
+    """An array of any other library, by its capsule."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
-        array: Array = np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        device, index = value.__dlpack_device__()
+        if int(device) not in (_dlpack.CPU, _dlpack.CUDA_HOST):
+            _refuse_device(name, f"{_dlpack.DEVICES.get(int(device), f'device type {int(device)}')}:{index}")
+        array = _dlpack.read(value)
+    except _dlpack.MalformedCapsuleError as error:
+        raise ValueError(f"{name} is a {kind}, and {error}") from error
+    except (AttributeError, BufferError, RuntimeError) as error:
         raise TypeError(f"{name} is a {kind} that cannot be read through __dlpack__: {error}") from error
-    return array
+    return Incoming(_checked(array, name), _emitter(value), array.shape)
 
 
 def _emitter(value: Any) -> Callable[[Array], Any]:
@@ -65,10 +162,12 @@ def _emitter(value: Any) -> Callable[[Array], Any]:
         namespace = value.__array_namespace__()
     else:
         namespace = sys.modules[type(value).__module__.partition(".")[0]]
-    if not hasattr(namespace, "from_dlpack"):
-        raise TypeError(f"{namespace.__name__} has no from_dlpack to take a result of normkit; pass np.from_dlpack(x)")
-    emit: Callable[[Array], Any] = namespace.from_dlpack
-    return emit
+    if hasattr(namespace, "from_dlpack"):
+        found: Callable[[Array], Any] = namespace.from_dlpack
+        return found
+    if hasattr(namespace, "experimental"):  # TensorFlow takes the capsule itself
+        return lambda result: namespace.experimental.dlpack.from_dlpack(result.__dlpack__())
+    raise TypeError(f"{namespace.__name__} has no from_dlpack to take a result of normkit; pass np.from_dlpack(x)")
 
 
 def _checked(array: Array, name: str) -> Array:
@@ -79,8 +178,11 @@ def _checked(array: Array, name: str) -> Array:
         raise TypeError(f"{name} has dtype {dtype}, expected one of {_KINDS}{remedy}")
     if not dtype.isnative:
         raise TypeError(f"{name} has byte-swapped dtype {dtype.str!r}; pass {name}.astype({name}.dtype.newbyteorder('='))")
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
     uneven = any(step % dtype.itemsize for step, n in zip(array.strides, array.shape, strict=True) if n > 1)
-    return array.copy() if uneven or not array.flags.aligned else array
+    return array.copy() if uneven or not flags.aligned else array
 
 
 def number(value: Any, name: str) -> float:
@@ -118,10 +220,20 @@ def result_dtype(dtype: Any, x: Array) -> DType:
     return found
 
 
-def result_array(out: Any, dtype: Any, x: Array, inputs: Mapping[str, Array]) -> Array:
+def new_like(given: Array, dtype: DType, aligned: bool) -> Array:
+    """New memory in the memory order of an argument, as its library wants it."""
+    like = np.empty_like(given, dtype=dtype, order="K", subok=False)
+    if not aligned or like.ctypes.data % _ALIGNMENT == 0:
+        return like
+    raw = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
+    return np.ndarray(like.shape, dtype, raw.data, -raw.ctypes.data % _ALIGNMENT, like.strides)
+
+
+def result_array(out: Any, dtype: Any, given: Incoming, inputs: Mapping[str, Array]) -> Array:
     """Where the result goes: `out`, checked, or new memory in x's memory order."""
+    x = given.array
     if out is None:
-        return np.empty_like(x, dtype=result_dtype(dtype, x), order="K", subok=False)
+        return new_like(x, result_dtype(dtype, x), given.aligned)
     array = out if isinstance(out, np.ndarray) else _out_from(out)
     if name_of(array.dtype) not in RESULTS or not array.dtype.isnative:
         raise TypeError(f"out has dtype {array.dtype}, which cannot hold a normalized array; expected {', '.join(RESULTS)}")
@@ -137,17 +249,21 @@ def result_array(out: Any, dtype: Any, x: Array, inputs: Mapping[str, Array]) ->
         raise ValueError("out is misaligned, expected memory aligned to its dtype")
     if _overlaps_itself(array):
         raise ValueError(f"out has strides {array.strides} for shape {array.shape}: some of its elements share memory")
-    for name, given in inputs.items():
-        if _clashes(array, given, exactly_allowed=name == "x"):
+    for name, other in inputs.items():
+        if _clashes(array, other, exactly_allowed=name == "x"):
             remedy = "; pass out=x itself, or memory of its own" if name == "x" else "; pass memory of its own"
             raise ValueError(f"out overlaps {name}, which would be overwritten while it is read{remedy}")
     return array
 
 
 def _out_from(out: Any) -> Array:
-    if not hasattr(out, "__dlpack__"):
+    door = _door(type(out))
+    if door is _from_numpy:
         raise TypeError(f"out must be an array, not {type(out).__qualname__}")
-    return _from_dlpack(out, "out")
+    found = door(out, "out")
+    if found.aligned:
+        raise TypeError("out is a JAX array, which is immutable; take the result that is returned")
+    return found.array
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -54,31 +54,35 @@ class Problem:
 
     def solve(self) -> Any:
         """The value of the norm."""
-        y = self._result()
-        return self._value(y, self._run(y, self.tail.return_moments))
+        y = self.result()
+        return self._value(y, self.run(y, self.tail.return_moments))
 
     def fitted(self) -> tuple[Any, Array, Fit]:
         """(value of the norm, y, what its gradient needs)."""
-        y = self._result()
+        y = self.result()
         if np.may_share_memory(y, self.x.array):
             raise ValueError("out overlaps x, which the gradient reads again; pass memory of its own, or no out")
-        used = self._run(y, wanted=True)
+        used = self.run(y, wanted=True)
         assert used is not None
-        op = self._operands(y)
-        fit = _engine.fit(op.x, op.weight, self.split, self.options, used, self.tail.moments is not None)
-        return self._value(y, used), y, fit
+        return self._value(y, used), y, self.fit(used)
 
-    def _result(self) -> Array:
+    def fit(self, used: Array) -> Fit:
+        """What the gradient needs, where the norm used these statistics."""
+        weight = None if self.weight is None else self.weight.array
+        return _engine.fit(self.x.array, weight, self.split, self.options, used, self.tail.moments is not None)
+
+    def result(self) -> Array:
         """Where the result goes."""
         inputs = {"x": self.x.array, **{name: given.array for name, given in self.parameters().items()}}
-        return _interop.result_array(self.tail.out, self.tail.dtype, self.x.array, inputs)
+        return _interop.result_array(self.tail.out, self.tail.dtype, self.x, inputs)
 
     def _operands(self, y: Array) -> Operands:
         weight, bias = (None if given is None else given.array for given in (self.weight, self.bias))
         fresh = self.tail.out is None
         return Operands(self.x.array, y, weight, bias, self.split, self.options.center, fresh=fresh)
 
-    def _run(self, y: Array, wanted: bool) -> Array | None:
+    def run(self, y: Array, wanted: bool) -> Array | None:
+        """Normalize x into y; the statistics that were used, if wanted."""
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
 
     def parameters(self) -> dict[str, Incoming]:

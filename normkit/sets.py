@@ -76,7 +76,7 @@ class NormSet:
         raise AttributeError(f"NormSet is immutable; cannot set {name!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self._spec, dict(self._sizes))
+        return _rebuild, self.described()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NormSet) and (self._spec, self._sizes) == (other._spec, other._sizes)
@@ -86,6 +86,10 @@ class NormSet:
 
     def __repr__(self) -> str:
         return f"NormSet({', '.join([repr(self._spec), *(f'{name}={size}' for name, size in self._sizes)])})"
+
+    def described(self) -> tuple[str | tuple[int, ...], dict[str, int]]:
+        """The pattern or axes, and the sizes, that it was made from."""
+        return self._spec, dict(self._sizes)
 
     @property
     def reduces(self) -> bool:

@@ -11,7 +11,7 @@ from . import _engine, _interop
 from ._dtypes import Array, DType, accumulator, name_of
 from ._engine import Fit
 from ._interop import Incoming
-from ._problem import StyleProblem, definition
+from ._problem import Problem, StyleProblem, definition
 from .functional import adaptive_instance_norm
 
 
@@ -111,11 +111,16 @@ def vjp(norm: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> tuple[An
     problem = definition(norm)(x, *args, **kwargs)
     if isinstance(problem, StyleProblem):
         value, y, content, source = problem.fitted_both()
-        likes = (_argument(problem.x, y), _argument(problem.style.x, y))
+        likes = (_argument(problem.x, y.dtype), _argument(problem.style.x, y.dtype))
         return value, _StylePullback((content, source), likes, problem.style.lie, problem.style.alpha)
     value, y, fit = problem.fitted()
+    return value, pullback_of(problem, fit, y.dtype)
+
+
+def pullback_of(problem: Problem, fit: Fit, y: DType) -> _Pullback:
+    """What pulls gradients back through a problem that was solved with this fit, to a result of dtype y."""
     arguments = {name: _argument(given, y) for name, given in problem.parameters().items()}
-    return value, _Pullback(fit, _argument(problem.x, y), arguments)
+    return _Pullback(fit, _argument(problem.x, y), arguments)
 
 
 class _Argument(NamedTuple):
@@ -125,11 +130,12 @@ class _Argument(NamedTuple):
     shape: tuple[int, ...]
     dtype: DType
     emit: Callable[[Array], Any]
+    aligned: bool
 
 
-def _argument(given: Incoming, y: Array) -> _Argument:
-    dtype = _interop.gradient_dtype(given.array.dtype, y.dtype)
-    return _Argument(given.array.shape, given.shape, dtype, given.emit)
+def _argument(given: Incoming, y: DType) -> _Argument:
+    dtype = _interop.gradient_dtype(given.array.dtype, y)
+    return _Argument(given.array.shape, given.shape, dtype, given.emit, given.aligned)
 
 
 class _Pullback:
@@ -144,7 +150,7 @@ class _Pullback:
         array = _interop.gradient(dy, "dy", x.shape, "y")
         # sums for both parameters at once: over the finer of their shapes, added up for the other
         shape = np.broadcast_shapes((1,) * x.ndim, *(each.lies for each in parameters.values())) if parameters else None
-        dx = np.empty_like(x, dtype=self._x.dtype, subok=False)
+        dx = _interop.new_like(x, self._x.dtype, self._x.aligned)
         sums = _engine.backward(self._fit, array, dx, shape)
         found: dict[str, Any] = {"weight": None, "bias": None}
         if sums is not None:
@@ -168,7 +174,8 @@ class _StylePullback:
         x, style, alpha = self._content.x, self._style.x, self._alpha
         content_like, style_like = self._arguments
         array = _interop.gradient(dy, "dy", x.shape, "y")
-        dx = np.empty_like(x, dtype=content_like.dtype if alpha == 1.0 else _working(x, content_like.dtype), subok=False)
+        kind = content_like.dtype if alpha == 1.0 else _working(x, content_like.dtype)
+        dx = _interop.new_like(x, kind, content_like.aligned)
         sums = _engine.backward(self._content, array, dx, self._lie)
         assert sums is not None
         if alpha != 1.0:
@@ -176,7 +183,7 @@ class _StylePullback:
             dx = dx.astype(content_like.dtype)
         share = alpha / max(1, _engine.set_size(self._style.split))
         dmean, dstd = (share * row.reshape(self._style.sets.shape[1:]) for row in sums)
-        dstyle = np.empty_like(style, dtype=style_like.dtype, subok=False)
+        dstyle = _interop.new_like(style, style_like.dtype, style_like.aligned)
         _engine.standardize(self._style, dstd, dmean, dstyle)
         return StyleGradients(content_like.emit(dx), style_like.emit(dstyle))
 
@@ -245,7 +252,7 @@ def jvp(
     value, y, fit = problem.fitted()
     given = {"x": problem.x, "weight": problem.weight, "bias": problem.bias}
     along = {name: _tangent(steps[name], given[name], name) for name in names}
-    dy = np.empty_like(y, dtype=_working(fit.x, y.dtype), subok=False)
+    dy = _interop.new_like(y, _working(fit.x, y.dtype), problem.x.aligned)
     _engine.tangent(fit, along["x"], along["weight"], along["bias"], dy)
     return value, problem.x.emit(dy.astype(y.dtype, copy=False))
 
@@ -258,7 +265,7 @@ def _style_jvp(problem: StyleProblem, steps: dict[str, Any]) -> tuple[Any, Any]:
     dmean = dstd = None
     if style_along is not None:
         dmean, dstd = (alpha * row.reshape(source.lie) for row in _engine.set_products(style, style_along))
-    dy = np.empty_like(y, dtype=_working(content.x, y.dtype), subok=False)
+    dy = _interop.new_like(y, _working(content.x, y.dtype), problem.x.aligned)
     _engine.tangent(content, along, dstd, dmean, dy)
     if along is not None and alpha != 1.0:
         dy += (1.0 - alpha) * along.astype(dy.dtype)
