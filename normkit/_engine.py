@@ -6,6 +6,7 @@ Statistics of sets are arrays of the moments' shape here, rows of numbers in mem
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -68,22 +69,29 @@ def _strides(x: Array) -> tuple[int, ...]:
     return tuple(step // x.itemsize if n > 1 else 0 for step, n in zip(x.strides, x.shape, strict=True))
 
 
-def _kept_sizes(split: Split) -> list[int]:
-    return [size for parts in split for size, reduced in parts if not reduced]
+@lru_cache(maxsize=4096)
+def _lying(split: Split, strides: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """How the sets lie in memory: (their sizes along x's axes, the same in memory order, axes to memory order and back).
+
+    Each has an axis in front, for the rows.
+    """
+    sizes = [size for parts in split for size, reduced in parts if not reduced]
+    order = kept_order(split, strides)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    to, fro = ((0, *(k + 1 for k in axes)) for axes in (order, back))
+    return (-1, *sizes), (-1, *(sizes[k] for k in order)), to, fro
 
 
 def _from_rows(rows: Array, x: Array, split: Split) -> Array:
     """Rows of the kernels, whose sets lie as in x, as arrays of the moments' shape."""
-    order, sizes = kept_order(split, _strides(x)), _kept_sizes(split)
-    lying = rows.reshape(-1, *(sizes[k] for k in order))
-    return lying.transpose(0, *(np.argsort(order) + 1)).reshape(-1, *moments_shape(split))
+    _, lying, _, fro = _lying(split, _strides(x))
+    return rows.reshape(lying).transpose(fro).reshape(-1, *moments_shape(split))
 
 
 def _to_rows(values: Array, x: Array, split: Split) -> Array:
     """Arrays of the moments' shape as rows for the kernels, the sets lying as in x."""
-    order = kept_order(split, _strides(x))
-    rows = values.reshape(-1, *_kept_sizes(split)).transpose(0, *(k + 1 for k in order))
-    return rows.reshape(len(values), -1)
+    sizes, _, to, _ = _lying(split, _strides(x))
+    return values.reshape(sizes).transpose(to).reshape(len(values), -1)
 
 
 def _spread(given: Moments, op: Operands, options: Options) -> Array:

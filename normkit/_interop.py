@@ -162,9 +162,8 @@ def _emitter(value: Any) -> Callable[[Array], Any]:
         namespace = value.__array_namespace__()
     else:
         namespace = sys.modules[type(value).__module__.partition(".")[0]]
-    if hasattr(namespace, "from_dlpack"):
-        found: Callable[[Array], Any] = namespace.from_dlpack
-        return found
+    if hasattr(namespace, "from_dlpack"):  # NumPy exports no bfloat16; who knows that dtype takes the array itself
+        return lambda result: (namespace.asarray if name_of(result.dtype) == "bfloat16" else namespace.from_dlpack)(result)
     if hasattr(namespace, "experimental"):  # TensorFlow takes the capsule itself
         return lambda result: namespace.experimental.dlpack.from_dlpack(result.__dlpack__())
     raise TypeError(f"{namespace.__name__} has no from_dlpack to take a result of normkit; pass np.from_dlpack(x)")

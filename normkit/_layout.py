@@ -97,6 +97,7 @@ def _parts(split: Split, operands: tuple[Strides, ...]) -> list[tuple[int, bool,
     return found
 
 
+@lru_cache(maxsize=4096)
 def kept_order(split: Split, x: Strides) -> tuple[int, ...]:
     """The kept parts as the sets lie in memory: indices into the kept parts in axis order."""
     kept = [(size, strides) for size, reduced, strides in _parts(split, (x,)) if not reduced]

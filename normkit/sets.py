@@ -129,6 +129,7 @@ def _cached(sets: str | int | tuple[int, ...], sizes: tuple[tuple[str, int], ...
     return NormSet(sets, **dict(sizes))
 
 
+@lru_cache(maxsize=4096)
 def moments_shape(split: Split) -> tuple[int, ...]:
     """Shape of the moments of these sets."""
     return tuple(prod(size for size, reduced in parts if not reduced) for parts in split)

@@ -81,10 +81,25 @@ def test_training_in_numpy(tmp_path):
     assert (tmp_path / "losses.png").stat().st_size > 20_000
 
 
+def test_the_style_network():
+    pytest.importorskip("torch", reason="an extra")
+    text = run_python("examples/torch_style_network.py", "--size", 64, "--rounds", 1)
+    assert "changed 15 layers: InstanceNorm2d" in text and "its norms" in text
+    image, gradients = (
+        float(part.split()[0].rstrip(","))
+        for part in text.split("largest difference of the image: ")[1].split("of the gradients, beside the largest: ")
+    )
+    assert image < 1e-4 and gradients < 1e-2
+
+
 def test_the_readme_examples():
     text = (ROOT / "README.md").read_text()
-    code, training = (part.split("```")[0] for part in text.split("```python\n")[1:3])
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     names = {}
-    exec(code, names)
-    exec(training, {**names, "running": names["batch"]})
+    exec(blocks[0], names)
     assert abs(names["x"].mean((2, 3))).max() < 1e-5 and abs(names["y"].mean((0, 2, 3))).max() < 1e-5
+    torch, jax = pytest.importorskip("torch", reason="an extra"), pytest.importorskip("jax", reason="an extra")
+    model, tensor = torch.nn.Sequential(torch.nn.InstanceNorm2d(3)), torch.ones(2, 8, 4, requires_grad=True)
+    for block in blocks[1:]:
+        exec(block, {**names, "running": names["batch"], "torch": torch, "jax": jax, "model": model, "tensor": tensor})
+    assert len(blocks) == 5
