@@ -238,20 +238,24 @@ def jvp(
     array([[0., 0., 0.]])
     """
     define = definition(norm)
-    primals, tangents = tuple(primals), tuple(tangents)
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(
+                f"{name} must be a tuple of the norm's array arguments, (x, weight, bias), not {type(given).__name__}"
+            )
     if norm is adaptive_instance_norm:
         names: tuple[str, ...] = ("content", "style")
-        problem = define(*_padded(primals, 2, "primals"), *args, **kwargs)
+        problem = define(*_padded(tuple(primals), 2, "primals"), *args, **kwargs)
     else:
         names = ("x", "weight", "bias")
-        x, weight, bias = _padded(primals, 3, "primals")
+        x, weight, bias = _padded(tuple(primals), 3, "primals")
         problem = define(x, *args, weight=weight, bias=bias, **kwargs)
-    steps = dict(zip(names, _padded(tangents, len(names), "tangents"), strict=True))
+    steps = dict(zip(names, _padded(tuple(tangents), len(names), "tangents"), strict=True))
     if isinstance(problem, StyleProblem):
         return _style_jvp(problem, steps)
     value, y, fit = problem.fitted()
-    given = {"x": problem.x, "weight": problem.weight, "bias": problem.bias}
-    along = {name: _tangent(steps[name], given[name], name) for name in names}
+    laid = {"x": problem.x, "weight": problem.weight, "bias": problem.bias}
+    along = {name: _tangent(steps[name], laid[name], name) for name in names}
     dy = _interop.new_like(y, _working(fit.x, y.dtype), problem.x.aligned)
     _engine.tangent(fit, along["x"], along["weight"], along["bias"], dy)
     return value, problem.x.emit(dy.astype(y.dtype, copy=False))

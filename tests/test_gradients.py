@@ -435,6 +435,8 @@ def test_bad_input():
         nk.jvp(nk.instance_norm, (x, np.ones(8)), (x, np.ones(8, np.int64)))
     with pytest.raises(ValueError, match="tangents has one for weight, but primals has no weight"):
         nk.jvp(nk.instance_norm, (x,), (x, np.ones(8)))
+    with pytest.raises(TypeError, match=r"primals must be a tuple of the norm's array arguments, .* not ndarray"):
+        nk.jvp(nk.layer_norm, x, x)
     for primals in ((), (x, None, None, None)):
         with pytest.raises(ValueError, match=r"primals has \d entries, expected 1 to 3"):
             nk.jvp(nk.instance_norm, primals, primals)

@@ -295,6 +295,29 @@ def test_no_writable_cache_folder(tmp_path):
     run_code(code, NUMBA_CACHE_DIR="", HOME=nowhere, XDG_CACHE_HOME=nowhere, PYTHONPATH=str(tmp_path))
 
 
+def test_an_upgrade_over_an_old_cache(tmp_path):
+    """Another version of a file whose code kernels inline: the old kernels in the cache are not used."""
+    import pathlib
+    import shutil
+
+    shutil.copytree(pathlib.Path(nk.__file__).parent, tmp_path / "normkit", ignore=shutil.ignore_patterns("__pycache__"))
+    affine = tmp_path / "normkit" / "_cpu" / "affine.py"
+    code = f"""
+    import sys
+    sys.path.insert(0, {str(tmp_path)!r})
+    import numpy as np, normkit as nk
+    assert nk.__file__.startswith({str(tmp_path)!r})
+    y = nk.normalize(np.arange(8.0), 0, None, np.ones(1))
+    print(round(float(y.mean())))
+    """
+    results = []
+    for old, new in (("", ""), ("builder.fadd(builder.fmul(standard, weight), bias)", "builder.fmul(standard, weight)")):
+        assert old in affine.read_text()
+        affine.write_text(affine.read_text().replace(old, new) if old else affine.read_text())
+        results.append(run_code(code, NUMBA_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=str(tmp_path)).strip())
+    assert results == ["1", "0"]
+
+
 # ------------------------------------------------------------------------------------------------------- 5. int64 everywhere
 def test_more_elements_than_int32_holds():
     """2**31 + 24 elements by an axis of stride 0; the strides overflow 32 bits as well."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import pathlib
 import threading
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -23,12 +26,30 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """The one place that sets the flags of a kernel. No fast-math: the order of every sum is part of the result."""
     flags = {"nogil": True, "error_model": "numpy", **options}
     try:
-        return numba.njit(cache=True, **flags)(function)
+        return _stamped(numba.njit(cache=True, **flags)(function))
     except RuntimeError as error:
         if "cache" not in str(error):
             raise
         _warn_uncached(str(error))
         return numba.njit(**flags)(function)
+
+
+def _stamped(kernel: Any) -> Any:
+    """A cached kernel that is compiled anew when any file of this package changes.
+
+    Numba itself looks at the kernel's own file, and kernels inline what stands in others: after an upgrade the old code of
+    those would go on running.
+    """
+    index = kernel._cache._cache_file
+    index._source_stamp = (index._source_stamp, _digest())
+    return kernel
+
+
+@lru_cache(maxsize=1)
+def _digest() -> str:
+    """Of the source of all kernels."""
+    sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def jit_parallel(function: Callable[..., Any]) -> Any:
