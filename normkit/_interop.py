@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -28,7 +28,7 @@ class Incoming:
 
     def laid(self, shape: Sequence[int]) -> Incoming:
         """The same argument with its array in another shape."""
-        return replace(self, array=self.array.reshape(shape))
+        return Incoming(self.array.reshape(shape), self.emit, self.shape, self.aligned)
 
 
 Door = Callable[[Any, str], Incoming]

@@ -101,6 +101,17 @@ def test_the_door_costs_little():
     assert times["torch"] - times["numpy"] < 10e-6, times
 
 
+def test_a_hundred_thousand_calls_leave_memory_flat():
+    resource = pytest.importorskip("resource", reason="peak memory of this process")
+    x, weight = tensor(2, 3, 4096), tensor(3)  # 96 KiB a result: 9 GiB, if they stayed
+    for _ in range(1000):
+        nk.instance_norm(x, weight)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(100_000):
+        nk.instance_norm(x, weight)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16_000  # KiB
+
+
 # ----------------------------------------------------------------------------------------------------------------- functions
 GROUPS = nk.NormSet("n (g [c]) [...]", g=2)
 GIVEN = nk.Moments(24, np.full((1, 4, 1, 1), 6.0), np.full((1, 4, 1, 1), 8.0))

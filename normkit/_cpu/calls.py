@@ -16,17 +16,18 @@ _NO_SETS = np.empty((6, 0))
 _NONE = np.ones(())  # stands for an affine that a kernel does not read
 
 
-def _affines(op: Operands) -> tuple[Array, Array]:
+def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
     """Weight and bias in dtypes for the kernels."""
-    return affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
+    return affine(op.weight, op.bias, 1.0, wide), affine(op.bias, op.weight, 0.0, wide)
 
 
 def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Array | None:
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
-    weight, bias = _affines(op)
+    wide = op.wide
+    weight, bias = _affines(op, wide)
     plan = plan_of(op, weight, bias)
     if not plan.fused:
-        own = moments(op.x, op.split, op.center, op.wide)
+        own = moments(op.x, op.split, op.center, wide)
         apply(op, scaled(own, plan.set_size - correction, eps))
         return own if want_moments else None
     own = np.empty((3, plan.n_sets)) if want_moments else _NO_MOMENTS
@@ -37,7 +38,7 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
         arguments = (*arrays, todo, plan.geo, scale, kind)
         return threads.launch(plan.elements, kernels.forward, kernels.forward_parallel, arguments, plan.groups)
 
-    narrow_then_wide(op.wide, plan.n_sets, run)
+    narrow_then_wide(wide, plan.n_sets, run)
     return own if want_moments else None
 
 
@@ -77,7 +78,8 @@ def float32_holds(sets: Array) -> bool:
 
 def apply(op: Operands, sets: Array) -> None:
     """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows."""
-    weight, bias = _affines(op)
+    wide = op.wide
+    weight, bias = _affines(op, wide)
     plan = plan_of(op, weight, bias)
     sources = (flat(op.x), None if op.dy is None else flat(op.dy), flat(op.y, readonly=False), flat(weight))
     last, tasks = flat(bias) if op.dy is None else None, plan.groups * plan.apply_chunks
@@ -88,7 +90,7 @@ def apply(op: Operands, sets: Array) -> None:
         threads.launch(plan.elements, kernels.apply, kernels.apply_parallel, arguments, tasks)
         return marked
 
-    narrow_then_wide(op.wide, plan.n_sets, run)
+    narrow_then_wide(wide, plan.n_sets, run)
 
 
 def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:

@@ -41,8 +41,8 @@ class Operands:
     @property
     def wide(self) -> bool:
         """Whether the arithmetic is in float64."""
-        given = (self.x, self.y) if self.dy is None else (self.x, self.y, self.dy)
-        return "float64" in (accumulator(name_of(array.dtype), name_of(self.y.dtype)) for array in given)
+        x, y = name_of(self.x.dtype), name_of(self.y.dtype)
+        return accumulator(x, y) == "float64" or (self.dy is not None and name_of(self.dy.dtype) == "float64")
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides in bytes, itemsize
@@ -124,7 +124,7 @@ def flat(array: Array, readonly: bool = True) -> Array:
 
 @lru_cache(maxsize=8)
 def _neutral(value: float, wide: bool) -> Array:
-    return np.full((), value, real(wide).dtype)
+    return np.full(1, value, real(wide).dtype)
 
 
 def affine(given: Array | None, other: Array | None, neutral: float, wide: bool) -> Array:
