@@ -143,19 +143,21 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Ar
         return None if shape is None else np.zeros((2, *shape))
     moving = of.weight is not None and _varies_within(of.split, of.weight.shape)
     weight = of.weight if moving else None
-    mean, low, rstd = of.sets
+    rstd = of.sets[2]
     gain = rstd if moving or of.weight is None else rstd * of.weight
-    gain = np.broadcast_to(gain, rstd.shape)
-    none = np.zeros_like(gain)
     if of.constant:  # dx is dy, scaled
+        sets = np.zeros((3, *rstd.shape))
+        sets[2] = gain
         as_norm = Operands(dy, dx, weight, None, of.split, of.options.center, fresh=True)
-        _cpu.apply(as_norm, _to_rows(np.stack([none, none, gain]), dy, of.split))
+        _cpu.apply(as_norm, _to_rows(sets, dy, of.split))
     else:
+        sets = np.zeros((6, *rstd.shape))
+        sets[:3], sets[5] = of.sets, gain
         n = set_size(of.split)
         op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)
-        sets = _to_rows(np.stack([mean, low, rstd, none, none, gain]), of.x, of.split)
         shares = (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction))
-        sums, over_sets = _cpu.backward(op, sets, shares, collect=shape is not None and _spans_sets(of.split, shape))
+        collect = shape is not None and _spans_sets(of.split, shape)
+        sums, over_sets = _cpu.backward(op, _to_rows(sets, of.x, of.split), shares, collect)
         if over_sets is not None:
             return _from_rows(over_sets, of.x, _swapped(of.split))
         if shape is not None and not _varies_within(of.split, shape):
@@ -163,12 +165,14 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Ar
     return None if shape is None else _parameter_sums(of, dy, shape)
 
 
+@lru_cache(maxsize=4096)
 def _varies_within(split: Split, shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this shape changes within a set."""
     pairs = zip(split[len(split) - len(shape) :], shape, strict=True)
     return any(n != 1 and any(reduced and size > 1 for size, reduced in parts) for parts, n in pairs)
 
 
+@lru_cache(maxsize=4096)
 def _spans_sets(split: Split, shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this shape has one element for each position of a set, the same for all sets."""
     return all(len(axis) == 1 and n == (axis[0][0] if axis[0][1] else 1) for axis, n in zip(split, shape, strict=True))
@@ -202,11 +206,17 @@ def _along_axes(values: Array, split: Split) -> Array:
 
 def sum_to(values: Array, shape: tuple[int, ...]) -> Array:
     """Sums of values over the axes (leading ones, and those of length 1 in `shape`) that broadcasting added."""
-    extra = values.ndim - len(shape)
-    padded = (1,) * extra + shape
-    axes = tuple(axis for axis, (n, wanted) in enumerate(zip(values.shape, padded, strict=True)) if wanted == 1 != n)
-    total: Array = values.sum(axis=axes, keepdims=True).reshape(shape)
-    return total
+    if values.shape == shape:
+        return values
+    total: Array = np.add.reduce(values, axis=_added(values.shape, shape), keepdims=True)
+    return total.reshape(shape)
+
+
+@lru_cache(maxsize=4096)
+def _added(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of `shape` over which `wanted` was repeated."""
+    padded = (1,) * (len(shape) - len(wanted)) + wanted
+    return tuple(axis for axis, (n, m) in enumerate(zip(shape, padded, strict=True)) if m == 1 != n)
 
 
 def tangent(of: Fit, dx: Array | None, dweight: Array | None, dbias: Array | None, dy: Array) -> None:
