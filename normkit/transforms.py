@@ -156,7 +156,8 @@ class _Pullback:
         if sums is not None:
             for name, argument in parameters.items():
                 total = _engine.sum_to(sums[0 if name == "bias" else 1], argument.lies)
-                found[name] = argument.emit(total.reshape(argument.shape).astype(argument.dtype))
+                with np.errstate(over="ignore"):  # a gradient beyond float16 is infinite, as dx would be
+                    found[name] = argument.emit(total.reshape(argument.shape).astype(argument.dtype))
         return Gradients(self._x.emit(dx), **found)
 
 

@@ -340,6 +340,12 @@ def test_scalars_integers_and_mixed_dtypes():
     assert nk.vjp(nk.layer_norm, [[1.0, 2.0, 4.0]])[1]([[0.0, 1.0, 0.0]]).x.shape == (1, 3)
 
 
+def test_a_gradient_beyond_float16_is_infinite():
+    x, weight = images(dtype=np.float16), np.ones(8, np.float16)
+    gradients = nk.vjp(nk.batch_norm, x, weight, weight)[1](np.full(SHAPE, 6e4, np.float16))
+    assert np.all(np.isinf(gradients.bias)) and np.all(np.isfinite(gradients.x))
+
+
 def test_arrays_without_elements():
     for shape in ((0, 3, 4), (2, 3, 0), (0, 3, 0)):
         y, pullback = nk.vjp(nk.instance_norm, np.zeros(shape), np.ones(3), np.ones(3))
