@@ -134,6 +134,17 @@ def test_first_and_second_derivatives(name):
     assert torch.autograd.gradgradcheck(CALLS[name], arguments)
 
 
+@pytest.mark.parametrize("name", [*CALLS, "adain"])
+def test_the_gradient_that_has_a_gradient_is_the_same(name):
+    """gradgradcheck holds the gradient of `create_graph` against itself only; here it is held against the kernels'."""
+    shapes = ((2, 4, 3, 2), (4,), (4,)) if name != "adain" else ((2, 4, 3, 2), (1, 4, 5))
+    arguments = [tensor(*shape, dtype=torch.float64, seed=k, grad=True) for k, shape in enumerate(shapes)]
+    norm = CALLS.get(name, lambda c, s: nt.adaptive_instance_norm(c, s, alpha=0.4))
+    dy = tensor(2, 4, 3, 2, dtype=torch.float64, seed=9) - 7
+    ours, composed = (torch.autograd.grad(norm(*arguments), arguments, dy, create_graph=create) for create in (False, True))
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, composed, strict=True))
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
 def test_derivatives_of_adain(alpha):
     content, style = tensor(2, 3, 4, dtype=torch.float64, grad=True), tensor(1, 3, 5, dtype=torch.float64, seed=1, grad=True)
