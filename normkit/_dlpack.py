@@ -7,14 +7,15 @@ versions 0.x (unversioned) and 1.x.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ._dtypes import Array, bfloat16
+from ._dtypes import Array, DType, bfloat16
 
-CPU, CUDA, CUDA_HOST = 1, 2, 3
+CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 DEVICES = {
     CPU: "cpu",
     CUDA: "cuda",
@@ -23,7 +24,7 @@ DEVICES = {
     7: "vulkan",
     8: "metal",
     10: "rocm",
-    13: "cuda (managed)",
+    CUDA_MANAGED: "cuda (managed)",
 }
 _READ_ONLY = 1
 _MAX_NDIM = 64
@@ -103,27 +104,56 @@ def _release(managed: Any) -> None:
         _Deleter(managed.deleter)(ctypes.addressof(managed))
 
 
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """What a capsule of memory on a device says; holds that memory."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in bytes
+    dtype: DType
+    device: int
+    writeable: bool
+    memory: _Memory
+
+
 def read(value: Any) -> Array:
     """The array of an object with `__dlpack__`, on its memory.
 
     TypeError for a dtype or device that NumPy has not, MalformedCapsuleError (a ValueError) for what cannot be true.
     """
+    memory, _, half = _take(value, (CPU, CUDA_HOST))
+    array = np.asarray(memory)
+    return array.view(bfloat16()) if half else array
+
+
+def read_on_device(value: Any, stream: int) -> OnDevice:
+    """The same for memory of a CUDA device; work on `stream` will find the array ready."""
+    memory, device, half = _take(value, (CUDA, CUDA_MANAGED), stream=stream)
+    interface = memory.__array_interface__
+    pointer, read_only = interface["data"]
+    dtype = bfloat16() if half else np.dtype(interface["typestr"])
+    return OnDevice(pointer, interface["shape"], interface["strides"], dtype, device, not read_only, memory)
+
+
+def _take(value: Any, devices: tuple[int, ...], **options: Any) -> tuple[_Memory, int, bool]:
+    """(the memory of a capsule, now ours; the number of its device; whether it holds bfloat16)."""
     try:
-        capsule = value.__dlpack__(max_version=(1, 1))
+        capsule = value.__dlpack__(max_version=(1, 1), **options)
     except TypeError:  # of before 2023: knows no versions
-        capsule = value.__dlpack__()
+        capsule = value.__dlpack__(**options)
     name, used, structure = _form(capsule)
     managed = structure.from_address(_pointer_of(capsule, name))
     if structure is _Versioned and managed.major > 1:
         _rename(capsule, used)
         _release(managed)
         raise TypeError(f"its capsule is of DLPack {managed.major}.{managed.minor}, normkit reads 0 and 1")
-    interface, half = _checked(managed.tensor)
-    if structure is _Managed or managed.flags & _READ_ONLY:  # an unversioned capsule cannot say whether it may be written
-        interface["data"] = (interface["data"][0], True)
+    interface, half = _checked(managed.tensor, devices)
+    # an unversioned capsule cannot say whether it may be written
+    read_only = structure is _Managed or bool(managed.flags & _READ_ONLY)
+    interface["data"] = (interface["data"][0], read_only)
     _rename(capsule, used)
-    array = np.asarray(_Memory(managed, interface))
-    return array.view(bfloat16()) if half else array
+    return _Memory(managed, interface), managed.tensor.device.id, half
 
 
 def _form(capsule: Any) -> Any:
@@ -134,9 +164,9 @@ def _form(capsule: Any) -> Any:
     raise TypeError(f"__dlpack__ returned {type(capsule).__name__!r}, not a fresh capsule of a tensor")
 
 
-def _checked(tensor: _Tensor) -> tuple[dict[str, Any], bool]:
+def _checked(tensor: _Tensor, devices: tuple[int, ...]) -> tuple[dict[str, Any], bool]:
     """The array interface of a tensor whose every claim holds together, and whether it is bfloat16."""
-    if tensor.device.type not in (CPU, CUDA_HOST):
+    if tensor.device.type not in devices:
         raise TypeError(f"it lies on {DEVICES.get(tensor.device.type, f'device type {tensor.device.type}')}:{tensor.device.id}")
     if not 0 <= tensor.ndim <= _MAX_NDIM:
         _refuse(f"{tensor.ndim} axes, expected 0 to {_MAX_NDIM}")

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from . import _cpu
-from ._cpu import Operands
 from ._dtypes import Array, accumulator, name_of, result_name
+from ._interop import library_of, native, new_like
 from ._layout import Split, kept_order
 from ._moments import Moments
+from ._operands import Operands
 from .sets import moments_shape
 
 
@@ -28,39 +30,48 @@ class Options:
     correction: float = 0.0
 
 
+def _backend(x: Array) -> Any:
+    """The kernels for an array: where its memory is."""
+    if isinstance(x, np.ndarray):
+        return _cpu
+    from . import _cuda
+
+    return _cuda
+
+
 def set_size(split: Split) -> int:
     """Elements of one set."""
     return prod(size for parts in split for size, reduced in parts if reduced)
 
 
-def normalize(op: Operands, options: Options, given: Moments | None, wanted: bool) -> Array | None:
+def normalize(op: Operands, options: Options, given: Moments | None, wanted: bool) -> Any:
     """Normalize op.x into op.y by `given` moments or its own. Returns the statistics used, if wanted.
 
     (mean, its low part, M2) of own statistics, (mean, 0, variance) of given ones: 3 x the shape of the moments.
     """
-    n = set_size(op.split)
+    n, library = set_size(op.split), library_of(op.x)
     if given is not None:
         used = _spread(given, op, options)
         if op.x.size:
-            _cpu.apply(op, _cpu.scaled(_to_rows(used, op.x, op.split), 1.0, options.eps))
+            _backend(op.x).apply(op, library.scaled(_to_rows(used, op.x, op.split), 1.0, options.eps))
         return used
     if op.x.size == 0:
-        return np.zeros((3, *moments_shape(op.split)))
+        return library.zeros((3, *moments_shape(op.split)))
     if not options.correction < n:
         raise ValueError(f"correction={options.correction:g} must be below the size of a set, which is {n}")
-    own = _cpu.forward(op, options.eps, options.correction, wanted)
+    own = _backend(op.x).forward(op, options.eps, options.correction, wanted)
     return None if own is None else _from_rows(own, op.x, op.split)
 
 
-def statistics(x: Array, split: Split, center: bool) -> Array:
+def statistics(x: Array, split: Split, center: bool) -> Any:
     """Own statistics of x: (mean, its low part, M2), 3 x the shape of the moments."""
     if x.size == 0:
-        return np.zeros((3, *moments_shape(split)))
+        return library_of(x).zeros((3, *moments_shape(split)))
     wide = accumulator(name_of(x.dtype), result_name(name_of(x.dtype))) == "float64"
-    return _from_rows(_cpu.moments(x, split, center, wide), x, split)
+    return _from_rows(_backend(x).moments(x, split, center, wide), x, split)
 
 
-def moments_of(own: Array, split: Split) -> Moments:
+def moments_of(own: Any, split: Split) -> Moments:
     """Own statistics as Moments."""
     return Moments._from_m2(float(set_size(split)), own[0], own[2])
 
@@ -82,37 +93,39 @@ def _lying(split: Split, strides: tuple[int, ...]) -> tuple[tuple[int, ...], ...
     return (-1, *sizes), (-1, *(sizes[k] for k in order)), to, fro
 
 
-def _from_rows(rows: Array, x: Array, split: Split) -> Array:
+def _from_rows(rows: Any, x: Array, split: Split) -> Any:
     """Rows of the kernels, whose sets lie as in x, as arrays of the moments' shape."""
     _, lying, _, fro = _lying(split, _strides(x))
-    return rows.reshape(lying).transpose(fro).reshape(-1, *moments_shape(split))
+    library, shape = library_of(x), (-1, *moments_shape(split))
+    return library.reshape(library.permute(library.reshape(rows, lying), fro), shape)
 
 
-def _to_rows(values: Array, x: Array, split: Split) -> Array:
+def _to_rows(values: Any, x: Array, split: Split) -> Any:
     """Arrays of the moments' shape as rows for the kernels, the sets lying as in x."""
     sizes, _, to, _ = _lying(split, _strides(x))
-    return values.reshape(sizes).transpose(to).reshape(len(values), -1)
+    library = library_of(x)
+    return library.reshape(library.permute(library.reshape(values, sizes), to), (values.shape[0], -1))
 
 
-def _spread(given: Moments, op: Operands, options: Options) -> Array:
+def _spread(given: Moments, op: Operands, options: Options) -> Any:
     """Given moments as (mean, 0, variance) of every set."""
-    if np.any(np.asarray(given.count) <= options.correction) and options.correction > 0 and op.x.size:
+    library = library_of(op.x)
+    if options.correction > 0 and op.x.size and given.least_count() <= options.correction:
         raise ValueError(f"correction={options.correction:g} must be below the count of moments, which is {given.count}")
-    used = np.zeros((3, *moments_shape(op.split)))
-    var = given.var if options.correction == 0 else given.m2 / (given.count - options.correction)
+    used = library.zeros((3, *moments_shape(op.split)))
+    var = given._variance(options.correction)
     for row, name, values in ((0, "mean", given.mean if options.center else 0.0), (2, "var", var)):
-        try:
-            used[row] = values
-        except ValueError:
-            wanted = f"expected {used.shape[1:]} or what broadcasts to it"
-            raise ValueError(f"moments have {name} of shape {np.shape(values)}, {wanted}") from None
+        own, shape = np.shape(values), tuple(used.shape[1:])
+        if len(own) > len(shape) or any(m not in (1, n) for m, n in zip(own[::-1], shape[::-1], strict=False)):
+            raise ValueError(f"moments have {name} of shape {own}, expected {shape} or what broadcasts to it")
+        used[row] = library.hold(values)
     return used
 
 
 def blend(weight: Array, bias: Array, own: Moments, alpha: float, eps: float) -> tuple[Array, Array]:
     """Alpha (weight x_hat + bias) + (1 - alpha) x as an affine of x_hat, since x = x_hat sqrt(var + eps) + mean."""
     rest = 1.0 - alpha
-    return alpha * weight + rest * np.sqrt(own.var + eps), alpha * bias + rest * own.mean
+    return alpha * weight + rest * library_of(own.var).sqrt(own.var + eps), alpha * bias + rest * own.mean
 
 
 # --------------------------------------------------------------------------------------------------------------- gradients
@@ -131,33 +144,34 @@ class Fit:
 def fit(x: Array, weight: Array | None, split: Split, options: Options, used: Array, constant: bool) -> Fit:
     """The fit of a forward pass that used these statistics."""
     divisor = 1.0 if constant else set_size(split) - options.correction
-    return Fit(x, weight, split, options, _cpu.scaled(used, divisor, options.eps) if x.size else used, constant)
+    return Fit(x, weight, split, options, library_of(x).scaled(used, divisor, options.eps) if x.size else used, constant)
 
 
-def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Array | None:
+def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> Any:
     """Set dx, newly allocated, for dy.
 
     Returns the sums of dy and of dy * x_hat over a parameter of `shape` (that of x, or 1, in every axis), if that is given.
     """
+    library, backend = library_of(of.x), _backend(of.x)
     if of.x.size == 0:
-        return None if shape is None else np.zeros((2, *shape))
+        return None if shape is None else library.zeros((2, *shape))
     moving = of.weight is not None and _varies_within(of.split, of.weight.shape)
     weight = of.weight if moving else None
     rstd = of.sets[2]
-    gain = rstd if moving or of.weight is None else rstd * of.weight
+    gain = rstd if moving or of.weight is None else rstd * library.hold(native(of.weight))
     if of.constant:  # dx is dy, scaled
-        sets = np.zeros((3, *rstd.shape))
+        sets = library.zeros((3, *rstd.shape))
         sets[2] = gain
         as_norm = Operands(dy, dx, weight, None, of.split, of.options.center, fresh=True)
-        _cpu.apply(as_norm, _to_rows(sets, dy, of.split))
+        backend.apply(as_norm, _to_rows(sets, dy, of.split))
     else:
-        sets = np.zeros((6, *rstd.shape))
+        sets = library.zeros((6, *rstd.shape))
         sets[:3], sets[5] = of.sets, gain
         n = set_size(of.split)
         op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)
         shares = (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction))
         collect = shape is not None and _spans_sets(of.split, shape)
-        sums, over_sets = _cpu.backward(op, _to_rows(sets, of.x, of.split), shares, collect)
+        sums, over_sets = backend.backward(op, _to_rows(sets, of.x, of.split), shares, collect)
         if over_sets is not None:
             return _from_rows(over_sets, of.x, _swapped(of.split))
         if shape is not None and not _varies_within(of.split, shape):
@@ -183,33 +197,35 @@ def _swapped(split: Split) -> Split:
     return tuple(tuple((size, not reduced) for size, reduced in axis) for axis in split)
 
 
-def _parameter_sums(of: Fit, dy: Array, shape: tuple[int, ...]) -> Array:
+def _parameter_sums(of: Fit, dy: Array, shape: tuple[int, ...]) -> Any:
     """Sums of dy and of dy * x_hat over all that shares an element of a parameter: the sets, with the roles swapped."""
     split = tuple(((prod(size for size, _ in axis), n == 1),) for axis, n in zip(of.split, shape, strict=True))
     op = Operands(of.x, of.x, None, None, split, of.options.center, dy)
-    mean, low, rstd = of.sets
-    wide = op.wide or not _cpu.float32_holds(of.sets.reshape(3, -1))
-    kind = np.float64 if wide else np.float32
-    high = mean.astype(kind)
-    rows = (high, (mean - high) + low, rstd)
-    centre = tuple(_along_axes(np.ascontiguousarray(row, kind), of.split) for row in rows)
-    return _from_rows(_cpu.sums_over(op, centre, None, wide), of.x, split)
+    library, backend, (mean, low, rstd) = library_of(of.x), _backend(of.x), of.sets
+    wide = op.wide or not backend.float32_holds(library.reshape(of.sets, (3, -1)))
+    kind, double = np.dtype(np.float64 if wide else np.float32), np.dtype(np.float64)
+    high = library.cast(mean, kind)
+    rows = (high, library.cast((mean - library.cast(high, double)) + low, kind), library.cast(rstd, kind))
+    centre = tuple(_along_axes(row, of.split) for row in rows)
+    return _from_rows(backend.sums_over(op, centre, None, wide), of.x, split)
 
 
-def _along_axes(values: Array, split: Split) -> Array:
+def _along_axes(values: Any, split: Split) -> Any:
     """Values of sets, of the moments' shape, with the axes of x that are split at full length: they broadcast to x."""
     sizes = [size if not reduced else 1 for axis in split for size, reduced in axis]
     whole = [size if not reduced or len(axis) > 1 else 1 for axis in split for size, reduced in axis]
     lengths = [prod(size if not reduced or len(axis) > 1 else 1 for size, reduced in axis) for axis in split]
-    return np.broadcast_to(values.reshape(sizes), whole).reshape(lengths)
+    library = library_of(values)
+    return library.reshape(library.broadcast_to(library.reshape(values, tuple(sizes)), whole), tuple(lengths))
 
 
 def sum_to(values: Array, shape: tuple[int, ...]) -> Array:
     """Sums of values over the axes (leading ones, and those of length 1 in `shape`) that broadcasting added."""
-    if values.shape == shape:
+    if tuple(values.shape) == shape:
         return values
-    total: Array = np.add.reduce(values, axis=_added(values.shape, shape), keepdims=True)
-    return total.reshape(shape)
+    library = library_of(values)
+    total: Array = library.reshape(library.sum(values, _added(tuple(values.shape), shape)), shape)
+    return total
 
 
 @lru_cache(maxsize=4096)
@@ -221,24 +237,26 @@ def _added(shape: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]:
 
 def tangent(of: Fit, dx: Array | None, dweight: Array | None, dbias: Array | None, dy: Array) -> None:
     """Set dy, in the accumulator's dtype, to the derivative of x_hat * weight + bias along dx, dweight and dbias."""
-    dy[...] = 0
+    library, total = library_of(of.x), native(dy)
+    total[...] = 0
     if of.x.size == 0:
         return
     if dx is not None:  # the Jacobian of x_hat is symmetric: its product with dx is a gradient without weight
         backward(replace(of, weight=None), dx, dy, None)
-        dy *= 1.0 if of.weight is None else of.weight.astype(dy.dtype)
+        if of.weight is not None:
+            total *= library.cast(native(of.weight), dy.dtype)
     if dweight is not None:
-        scaled = np.empty_like(dy)
+        scaled = new_like(dy, dy.dtype, aligned=False)
         standardize(of, dweight, None, scaled)
-        dy += scaled
+        total += native(scaled)
     if dbias is not None:
-        dy += dbias.astype(dy.dtype)
+        total += library.cast(native(dbias), dy.dtype)
 
 
 def set_products(of: Fit, dx: Array) -> tuple[Array, Array]:
     """The means of dx and of dx * x_hat over every set."""
-    shape = of.sets.shape[1:]
-    dy, products = _parameter_sums(of, dx, shape) if of.x.size else np.zeros((2, *shape))
+    shape = tuple(of.sets.shape[1:])
+    dy, products = _parameter_sums(of, dx, shape) if of.x.size else library_of(of.x).zeros((2, *shape))
     n = max(1, set_size(of.split))
     return dy / n, products / n
 
@@ -247,4 +265,4 @@ def standardize(of: Fit, weight: Array | None, bias: Array | None, y: Array) -> 
     """Set y to x_hat * weight + bias."""
     if of.x.size:
         op = Operands(of.x, y, weight, bias, of.split, of.options.center, fresh=True)
-        _cpu.apply(op, _to_rows(of.sets, of.x, of.split))
+        _backend(of.x).apply(op, _to_rows(of.sets, of.x, of.split))

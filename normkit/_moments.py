@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ._dtypes import Array
+from ._interop.libraries import NUMPY, Library, library_of
 from .sets import Sets, as_norm_set, moments_shape
 
 _RANK_RULE = "count, mean and var must broadcast to one shape"
@@ -28,8 +30,9 @@ class Moments:
 
     Attributes
     ----------
-    count, mean, var, m2 : numpy.ndarray
-        float64, read-only. ``m2`` is the sum of squared deviations, ``count * var``.
+    count, mean, var, m2 : array
+        float64; of NumPy and read-only, or, of an array on a CUDA device, arrays of its library there (`count` may be
+        NumPy's, where it is one number). ``m2`` is the sum of squared deviations, ``count * var``.
 
     Raises
     ------
@@ -61,35 +64,33 @@ class Moments:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, count: Any, mean: Any, var: Any) -> None:
-        count, mean, var = (_real(value, name) for value, name in ((count, "count"), (mean, "mean"), (var, "var")))
-        self._fill(count, mean, var, count * var)
+        library = _library_of_all(mean, var, count)
+        mean, var = _real(mean, "mean", library), _real(var, "var", library)
+        count = _real(count, "count", NUMPY if library_of(count) is NUMPY else library)
+        for name, value in (("count", count), ("var", var)):
+            if bool((value < 0).any()):
+                raise ValueError(f"{name} must not be negative, got {float(value.min()):g}")
+        self._fill(count, mean, var, _beside(count, library) * var)
 
     @classmethod
     def _from_m2(cls, count: Any, mean: Any, m2: Any) -> Moments:
         """From sums of squares, which is what kernels and merges keep."""
         new = cls.__new__(cls)
-        count, m2 = _real(count, "count"), _real(m2, "m2")
-        new._fill(
-            count,
-            _real(mean, "mean"),
-            np.divide(m2, count, out=np.zeros(np.broadcast_shapes(m2.shape, count.shape)), where=count > 0),
-            m2,
-        )
+        library = _library_of_all(mean, m2, count)
+        mean, m2 = _real(mean, "mean", library), _real(m2, "m2", library)
+        count = _real(count, "count", NUMPY if library_of(count) is NUMPY else library)
+        new._fill(count, mean, library.divide(m2, _beside(count, library)), m2)
         return new
 
     def _fill(self, count: Array, mean: Array, var: Array, m2: Array) -> None:
         try:
-            shape = np.broadcast_shapes(mean.shape, var.shape)
-            np.broadcast_shapes(count.shape, shape)
+            np.broadcast_shapes(count.shape, mean.shape, var.shape)
         except ValueError:
             raise ValueError(f"{_RANK_RULE}; they have {count.shape}, {mean.shape} and {var.shape}") from None
-        if np.any(count < 0):
-            raise ValueError(f"count must not be negative, got {count.min():g}")
-        if np.any(var < 0):
-            raise ValueError(f"var must not be negative, got {var.min():g}")
-        for name, scalar_or_array in (("count", count), ("mean", mean), ("var", var), ("m2", m2)):
-            value = np.asarray(scalar_or_array)
-            value.flags.writeable = False
+        for name, value in (("count", count), ("mean", mean), ("var", var), ("m2", m2)):
+            if library_of(value) is NUMPY:
+                value = np.asarray(value)
+                value.flags.writeable = False
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -99,19 +100,31 @@ class Moments:
         raise AttributeError(f"Moments are immutable; cannot delete {name!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, tuple(np.array(getattr(self, name)) for name in ("count", "mean", "var", "m2"))
+        return _rebuild, tuple(self._on_host(name) for name in ("count", "mean", "var", "m2"))
+
+    def _on_host(self, name: str) -> Array:
+        value = getattr(self, name)
+        return np.array(library_of(value).to_host(value))
+
+    @property
+    def _library(self) -> Library:
+        return library_of(self.mean)
+
+    def least_count(self) -> float:
+        """The smallest count. Of counts on a device this waits for it."""
+        return float(self.count.min())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Moments):
             return NotImplemented
-        return all(
-            np.array_equal(getattr(self, name), getattr(other, name), equal_nan=True) for name in ("count", "mean", "var", "m2")
-        )
+        names = ("count", "mean", "var", "m2")
+        return all(np.array_equal(self._on_host(name), other._on_host(name), equal_nan=True) for name in names)
 
     def __repr__(self) -> str:
-        low, high = (self.count.min(), self.count.max()) if self.count.size else (0.0, 0.0)
+        counts = self._on_host("count")
+        low, high = (counts.min(), counts.max()) if counts.size else (0.0, 0.0)
         count = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        return f"Moments({self.mean.size} sets of shape {self.mean.shape}, count {count})"
+        return f"Moments({prod(self.mean.shape)} sets of shape {tuple(self.mean.shape)}, count {count})"
 
     def merge(self, other: Moments) -> Moments:
         """
@@ -175,12 +188,15 @@ class Moments:
             raise ValueError("parts is empty, expected at least one Moments")
         for part in found:
             found[0]._same_sets(part, "merge")
-        counts = [np.broadcast_to(part.count, found[0].mean.shape) for part in found]
+        library, shape = found[0]._library, tuple(found[0].mean.shape)
+        counts: Array
         if all(part.count.ndim == 0 for part in found):
-            counts = [part.count.reshape((1,) * found[0].mean.ndim) for part in found]
-        means, squares = np.stack([part.mean for part in found]), np.stack([part.m2 for part in found])
-        count, mean, m2 = (row[0] for row in _pooled(np.stack(counts), means, squares, (0,)))
-        return cls._from_m2(count.reshape(()) if found[0].count.ndim == 0 and count.size == 1 else count, mean, m2)
+            counts = np.array([float(part.count) for part in found]).reshape((-1,) + (1,) * len(shape))
+        else:
+            counts = library.stack([library.broadcast_to(library.hold(part.count), shape) for part in found])
+        means, squares = (library.stack([library.hold(getattr(part, name)) for part in found]) for name in ("mean", "m2"))
+        count, mean, m2 = (row[0] for row in _pooled(library, counts, means, squares, (0,)))
+        return cls._from_m2(count.reshape(()) if found[0].count.ndim == 0 and prod(count.shape) == 1 else count, mean, m2)
 
     def pool(self, sets: Sets, **sizes: int) -> Moments:
         """
@@ -215,13 +231,17 @@ class Moments:
         >>> np.allclose(instance.pool("n (g [c]) ...", g=2).var, nk.moments(x, "n (g [c]) [...]", g=2).var)
         True
         """
-        split = as_norm_set(sets, sizes).split(self.mean.shape)
+        library, whole = self._library, tuple(self.mean.shape)
+        split = as_norm_set(sets, sizes).split(whole)
         parts = [part for axis in split for part in axis]
-        shape = [size for size, _ in parts]
+        shape = tuple(size for size, _ in parts)
         axes = tuple(k for k, (_, reduced) in enumerate(parts) if reduced)
-        fine = [np.broadcast_to(row, self.mean.shape).reshape(shape) for row in (self.count, self.mean, self.m2)]
-        count, mean, m2 = (row.reshape(moments_shape(split)) for row in _pooled(fine[0], fine[1], fine[2], axes))
-        if self.count.ndim == 0 and count.size:
+        holder = NUMPY if self.count.ndim == 0 else library
+        count = holder.reshape(holder.broadcast_to(holder.hold(self.count), whole), shape)
+        fine = [library.reshape(library.broadcast_to(row, whole), shape) for row in (self.mean, self.m2)]
+        pooled = _pooled(library, count, fine[0], fine[1], axes)
+        count, mean, m2 = (library_of(row).reshape(row, moments_shape(split)) for row in pooled)
+        if self.count.ndim == 0 and prod(count.shape):
             count = count.flat[0]
         return Moments._from_m2(count, mean, m2)
 
@@ -269,11 +289,16 @@ class Moments:
         >>> y = nk.batch_norm(x, moments=running)
         """
         self._same_sets(m, "update")
-        divisor = m.count - correction
-        var = np.divide(m.m2, divisor, out=np.zeros(m.mean.shape), where=divisor > 0)
-        mean = np.where(m.count > 0, (1 - momentum) * self.mean + momentum * m.mean, self.mean)
-        kept = np.where((m.count > 0) & (divisor > 0), (1 - momentum) * self.var + momentum * var, self.var)
-        return Moments(self.count + m.count, mean, kept)
+        library = self._library
+        count = _beside(m.count, library)
+        divisor, m2, new_mean = count - correction, library.hold(m.m2), library.hold(m.mean)
+        var, (old_mean, old_var) = library.divide(m2, divisor), (self.mean, self.var)
+        mean = library.where(count > 0, (1 - momentum) * old_mean + momentum * new_mean, old_mean)
+        kept = library.where((count > 0) & (divisor > 0), (1 - momentum) * old_var + momentum * var, old_var)
+        new = Moments.__new__(Moments)
+        total = _sum_of_counts(self.count, m.count, library)
+        new._fill(total, mean, kept, _beside(total, library) * kept)
+        return new
 
     def to_dict(self) -> dict[str, Array]:
         """
@@ -284,7 +309,7 @@ class Moments:
         dict
             Copies under ``"count"``, ``"mean"`` and ``"m2"``.
         """
-        return {name: np.array(getattr(self, name)) for name in ("count", "mean", "m2")}
+        return {name: self._on_host(name) for name in ("count", "mean", "m2")}
 
     @classmethod
     def from_dict(cls, arrays: Mapping[str, Any]) -> Moments:
@@ -313,7 +338,7 @@ class Moments:
     def _same_sets(self, other: Moments, verb: str) -> None:
         if not isinstance(other, Moments):
             raise TypeError(f"cannot {verb} Moments with {type(other).__qualname__}, expected Moments")
-        if self.mean.shape != other.mean.shape:
+        if tuple(self.mean.shape) != tuple(other.mean.shape):
             raise ValueError(f"cannot {verb} moments of different sets: {self!r} and {other!r}; pool() the finer ones first")
 
     def std(self, correction: float = 0) -> Array:
@@ -335,11 +360,16 @@ class Moments:
         ValueError
             `correction` is not below every count.
         """
-        if correction == 0:
-            return np.asarray(np.sqrt(self.var))
-        if np.any(self.count <= correction):
-            raise ValueError(f"correction={correction} must be below every count, the smallest is {self.count.min():g}")
-        return np.asarray(np.sqrt(self.m2 / (self.count - correction)))
+        if correction != 0 and self.least_count() <= correction:
+            raise ValueError(f"correction={correction} must be below every count, the smallest is {self.least_count():g}")
+        return self._array(self._library.sqrt(self._variance(correction)))
+
+    def _variance(self, correction: float) -> Any:
+        return self.var if correction == 0 else self.m2 / (_beside(self.count, self._library) - correction)
+
+    @staticmethod
+    def _array(values: Any) -> Array:
+        return np.asarray(values) if library_of(values) is NUMPY else values  # NumPy makes numbers of arrays without axes
 
 
 def _rebuild(count: Array, mean: Array, var: Array, m2: Array) -> Moments:
@@ -348,20 +378,45 @@ def _rebuild(count: Array, mean: Array, var: Array, m2: Array) -> Moments:
     return new
 
 
-def _pooled(count: Array, mean: Array, m2: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+def _pooled(library: Library, count: Any, mean: Any, m2: Any, axes: tuple[int, ...]) -> tuple[Any, Any, Any]:
     """Count, mean and M2 over axes that are kept as length 1. The mean is refined by its own residuals."""
-    mean = np.where(count > 0, mean, 0.0)
-    m2 = np.where(count > 0, m2, 0.0)
-    total = np.sum(count, axis=axes, keepdims=True)
-    share = np.divide(count, total, out=np.zeros(np.broadcast_shapes(count.shape, total.shape)), where=total > 0)
-    centre = np.sum(share * mean, axis=axes, keepdims=True)
-    centre = centre + np.sum(share * (mean - centre), axis=axes, keepdims=True)
-    return total, centre, np.sum(m2 + count * (mean - centre) ** 2, axis=axes, keepdims=True)
+    holder = library_of(count)
+    total = holder.sum(count, axes)
+    weight, whole = library.hold(count), library.hold(total)
+    mean = library.where(weight > 0, mean, mean * 0.0 if library is not NUMPY else 0.0)
+    m2 = library.where(weight > 0, m2, m2 * 0.0 if library is not NUMPY else 0.0)
+    share = library.divide(weight, whole)
+    centre = library.sum(share * mean, axes)
+    centre = centre + library.sum(share * (mean - centre), axes)
+    return total, centre, library.sum(m2 + weight * (mean - centre) ** 2, axes)
 
 
-def _real(value: Any, name: str) -> Array:
+def _library_of_all(*values: Any) -> Library:
+    """The library of arrays that belong together: that of the first on a device, else NumPy."""
+    return next((found for found in map(library_of, values) if found is not NUMPY), NUMPY)
+
+
+def _beside(count: Any, library: Library) -> Any:
+    """A count beside arrays of a library: a plain number, where it is one."""
+    if library is NUMPY:
+        return count
+    return float(count) if count.ndim == 0 else library.hold(count)
+
+
+def _sum_of_counts(a: Any, b: Any, library: Library) -> Any:
+    if library_of(a) is NUMPY and library_of(b) is NUMPY:
+        return np.asarray(a + b)
+    return library.hold(a) + library.hold(b)
+
+
+def _real(value: Any, name: str, library: Library) -> Array:
     """A float64 array of our own."""
+    if library_of(value) is not NUMPY:
+        copied: Array = library.hold(value) + 0.0
+        return copied
     array = np.asarray(value)
     if array.dtype.kind not in "biufV" or array.dtype.names:
         raise TypeError(f"{name} must be real numbers, not {array.dtype}")
-    return np.array(array, np.float64)
+    own = np.array(array, np.float64)
+    held: Array = own if library is NUMPY else library.hold(own)
+    return held

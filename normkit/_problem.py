@@ -11,15 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec
 
-import numpy as np
-
 from . import _engine, _interop
-from ._cpu import Operands
 from ._dtypes import Array
 from ._engine import Fit, Options
 from ._interop import Incoming
 from ._layout import Split
 from ._moments import Moments
+from ._operands import Operands
 
 P = ParamSpec("P")
 Lie = Callable[[Any, str], "Incoming | None"]  # how a weight or bias lies along the axes of x
@@ -60,7 +58,7 @@ class Problem:
     def fitted(self) -> tuple[Any, Array, Fit]:
         """(value of the norm, y, what its gradient needs)."""
         y = self.result()
-        if np.may_share_memory(y, self.x.array):
+        if _interop.overlap(y, self.x.array):
             raise ValueError("out overlaps x, which the gradient reads again; pass memory of its own, or no out")
         used = self.run(y, wanted=True)
         assert used is not None
@@ -81,7 +79,7 @@ class Problem:
         fresh = self.tail.out is None
         return Operands(self.x.array, y, weight, bias, self.split, self.options.center, fresh=fresh)
 
-    def run(self, y: Array, wanted: bool) -> Array | None:
+    def run(self, y: Array, wanted: bool) -> Any:
         """Normalize x into y; the statistics that were used, if wanted."""
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
 
@@ -119,7 +117,7 @@ class StyleProblem(Problem):
         """The value of the norm."""
         return self.affine(self.target()).solve()
 
-    def target(self) -> Array:
+    def target(self) -> Any:
         """The statistics of the style."""
         return _engine.statistics(self.style.x.array, self.style.split, center=True)
 
@@ -127,7 +125,8 @@ class StyleProblem(Problem):
         """The same as a problem with weight and bias: the blend costs no pass of its own, it is an affine of x_hat too."""
         style, tail = self.style, self.tail
         moments = _engine.moments_of(target, style.split)
-        weight, bias = (values.reshape(style.lie) for values in (moments.std(), moments.mean))
+        library = _interop.library_of(style.x.array)
+        weight, bias = (library.reshape(values, style.lie) for values in (moments.std(), moments.mean))
         if style.alpha != 1.0 and self.x.array.size:
             own = tail.moments
             if own is None:
@@ -144,9 +143,9 @@ class StyleProblem(Problem):
         target = self.target()
         value, y, content = self.affine(target).fitted()
         source = _engine.fit(self.style.x.array, None, self.style.split, Options(0.0), target, constant=False)
-        deviation = _engine.moments_of(target, self.style.split).std().reshape(self.style.lie)
-        constant = self.tail.moments is not None
-        return value, y, replace(content, weight=self.style.alpha * deviation, constant=constant), source
+        deviation = self.style.alpha * _engine.moments_of(target, self.style.split).std()
+        weight = _interop.ingest(deviation, "weight").array.reshape(self.style.lie)
+        return value, y, replace(content, weight=weight, constant=self.tail.moments is not None), source
 
 
 _definitions: dict[Any, Callable[..., Problem]] = {}

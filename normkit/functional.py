@@ -38,7 +38,7 @@ def _spatial(shape: tuple[int, ...], kept: frozenset[int]) -> list[int]:
 
 
 def _problem(x: Incoming, split: Split, affine: tuple[Any, Any], lie: Lie, options: Options, tail: tuple[Any, ...]) -> Problem:
-    weight, bias = lie(affine[0], "weight"), lie(affine[1], "bias")
+    weight, bias = (_interop.beside(x, lie(given, name), name) for given, name in zip(affine, ("weight", "bias"), strict=True))
     return Problem(x, split, weight, bias, options, Tail(*tail))
 
 
@@ -468,6 +468,7 @@ def adaptive_instance_norm(
     """
     incoming, model = _interop.ingest(content, "content"), _interop.ingest(style, "style")
     shape, options, strength = incoming.shape, Options(_interop.epsilon(eps)), _interop.number(alpha, "alpha")
+    _interop.beside(incoming, model, "style")
     channel, kept = _channel(shape, channel_axis)
     style_channel, style_kept = _channel(model.shape, channel_axis)
     if model.shape[style_channel] != shape[channel] or (style_channel == 0) != (channel == 0):

@@ -147,7 +147,7 @@ class _Pullback:
     def __call__(self, dy: Any) -> Gradients:
         """Pull dy back."""
         x, parameters = self._fit.x, self._parameters
-        array = _interop.gradient(dy, "dy", x.shape, "y")
+        array = _interop.gradient(dy, "dy", x.shape, "y", x)
         # sums for both parameters at once: over the finer of their shapes, added up for the other
         shape = np.broadcast_shapes((1,) * x.ndim, *(each.lies for each in parameters.values())) if parameters else None
         dx = _interop.new_like(x, self._x.dtype, self._x.aligned)
@@ -155,9 +155,8 @@ class _Pullback:
         found: dict[str, Any] = {"weight": None, "bias": None}
         if sums is not None:
             for name, argument in parameters.items():
-                total = _engine.sum_to(sums[0 if name == "bias" else 1], argument.lies)
-                with np.errstate(over="ignore"):  # a gradient beyond float16 is infinite, as dx would be
-                    found[name] = argument.emit(total.reshape(argument.shape).astype(argument.dtype))
+                library, total = _interop.library_of(x), _engine.sum_to(sums[0 if name == "bias" else 1], argument.lies)
+                found[name] = argument.emit(library.cast(library.reshape(total, argument.shape), argument.dtype))
         return Gradients(self._x.emit(dx), **found)
 
 
@@ -174,19 +173,21 @@ class _StylePullback:
         """Pull dy back."""
         x, style, alpha = self._content.x, self._style.x, self._alpha
         content_like, style_like = self._arguments
-        array = _interop.gradient(dy, "dy", x.shape, "y")
+        array = _interop.gradient(dy, "dy", x.shape, "y", x)
         kind = content_like.dtype if alpha == 1.0 else _working(x, content_like.dtype)
         dx = _interop.new_like(x, kind, content_like.aligned)
         sums = _engine.backward(self._content, array, dx, self._lie)
         assert sums is not None
+        library, native, total = _interop.library_of(x), _interop.native, _interop.native(dx)
         if alpha != 1.0:
-            dx += (1.0 - alpha) * array.astype(dx.dtype)
-            dx = dx.astype(content_like.dtype)
+            total += (1.0 - alpha) * library.cast(native(array), dx.dtype)
+            total = library.cast(total, content_like.dtype)
         share = alpha / max(1, _engine.set_size(self._style.split))
-        dmean, dstd = (share * row.reshape(self._style.sets.shape[1:]) for row in sums)
+        shape = tuple(self._style.sets.shape[1:])
+        dmean, dstd = (library.view(share * library.reshape(row, shape)) for row in sums)
         dstyle = _interop.new_like(style, style_like.dtype, style_like.aligned)
         _engine.standardize(self._style, dstd, dmean, dstyle)
-        return StyleGradients(content_like.emit(dx), style_like.emit(dstyle))
+        return StyleGradients(content_like.emit(total), style_like.emit(dstyle))
 
 
 def jvp(
@@ -256,25 +257,32 @@ def jvp(
         return _style_jvp(problem, steps)
     value, y, fit = problem.fitted()
     laid = {"x": problem.x, "weight": problem.weight, "bias": problem.bias}
-    along = {name: _tangent(steps[name], laid[name], name) for name in names}
+    along = {name: _tangent(steps[name], laid[name], name, problem.x) for name in names}
     dy = _interop.new_like(y, _working(fit.x, y.dtype), problem.x.aligned)
     _engine.tangent(fit, along["x"], along["weight"], along["bias"], dy)
-    return value, problem.x.emit(dy.astype(y.dtype, copy=False))
+    return value, _emitted(problem.x, dy, y.dtype)
 
 
 def _style_jvp(problem: StyleProblem, steps: dict[str, Any]) -> tuple[Any, Any]:
     value, y, content, style = problem.fitted_both()
     source, alpha = problem.style, problem.style.alpha
-    along = _tangent(steps["content"], problem.x, "content")
-    style_along = _tangent(steps["style"], source.x, "style")
+    along = _tangent(steps["content"], problem.x, "content", problem.x)
+    style_along = _tangent(steps["style"], source.x, "style", problem.x)
     dmean = dstd = None
     if style_along is not None:
-        dmean, dstd = (alpha * row.reshape(source.lie) for row in _engine.set_products(style, style_along))
+        library = _interop.library_of(style.x)
+        products = _engine.set_products(style, style_along)
+        dmean, dstd = (library.view(alpha * library.reshape(row, source.lie)) for row in products)
     dy = _interop.new_like(y, _working(content.x, y.dtype), problem.x.aligned)
     _engine.tangent(content, along, dstd, dmean, dy)
     if along is not None and alpha != 1.0:
-        dy += (1.0 - alpha) * along.astype(dy.dtype)
-    return value, problem.x.emit(dy.astype(y.dtype, copy=False))
+        total = _interop.native(dy)
+        total += (1.0 - alpha) * _interop.library_of(along).cast(_interop.native(along), dy.dtype)
+    return value, _emitted(problem.x, dy, y.dtype)
+
+
+def _emitted(x: Incoming, dy: Array, dtype: DType) -> Any:
+    return x.emit(dy if dy.dtype == dtype else _interop.library_of(dy).cast(_interop.native(dy), dtype))
 
 
 def _padded(given: tuple[Any, ...], wanted: int, name: str) -> tuple[Any, ...]:
@@ -283,13 +291,13 @@ def _padded(given: tuple[Any, ...], wanted: int, name: str) -> tuple[Any, ...]:
     return given + (None,) * (wanted - len(given))
 
 
-def _tangent(step: Any, primal: Incoming | None, name: str) -> Array | None:
+def _tangent(step: Any, primal: Incoming | None, name: str, x: Incoming) -> Array | None:
     """A tangent, laid as its primal."""
     if step is None:
         return None
     if primal is None:
         raise ValueError(f"tangents has one for {name}, but primals has no {name}; pass None there, or the primal")
-    return _interop.gradient(step, f"tangent of {name}", primal.shape, name).reshape(primal.array.shape)
+    return _interop.gradient(step, f"tangent of {name}", primal.shape, name, x.array).reshape(primal.array.shape)
 
 
 def _working(x: Array, y: DType) -> DType:

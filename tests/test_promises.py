@@ -301,7 +301,7 @@ def test_an_upgrade_over_an_old_cache(tmp_path):
     import shutil
 
     shutil.copytree(pathlib.Path(nk.__file__).parent, tmp_path / "normkit", ignore=shutil.ignore_patterns("__pycache__"))
-    affine = tmp_path / "normkit" / "_cpu" / "affine.py"
+    formulas = tmp_path / "normkit" / "_formulas.py"
     code = f"""
     import sys
     sys.path.insert(0, {str(tmp_path)!r})
@@ -312,8 +312,8 @@ def test_an_upgrade_over_an_old_cache(tmp_path):
     """
     results = []
     for old, new in (("", ""), ("builder.fadd(builder.fmul(standard, weight), bias)", "builder.fmul(standard, weight)")):
-        assert old in affine.read_text()
-        affine.write_text(affine.read_text().replace(old, new) if old else affine.read_text())
+        assert old in formulas.read_text()
+        formulas.write_text(formulas.read_text().replace(old, new) if old else formulas.read_text())
         results.append(run_code(code, NUMBA_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=str(tmp_path)).strip())
     assert results == ["1", "0"]
 

@@ -5,6 +5,4 @@ from .calls import backward as backward
 from .calls import float32_holds as float32_holds
 from .calls import forward as forward
 from .calls import moments as moments
-from .calls import scaled as scaled
 from .calls import sums_over as sums_over
-from .plan import Operands as Operands

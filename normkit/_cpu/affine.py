@@ -12,23 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from .._formulas import element
 from .simd import CACHE_LINE, STEP, Elements, Table, elements_of, primitive, sources_of, splat, store_loop
-
-
-def x_hat(builder: ir.IRBuilder, x: ir.Value, high: ir.Value, low: ir.Value, rstd: ir.Value) -> ir.Value:
-    """((x - high) - low) * rstd."""
-    return builder.fmul(builder.fsub(builder.fsub(x, high), low), rstd)
-
-
-def _element(builder: ir.IRBuilder, values: list[ir.Value], numbers: list[ir.Value]) -> ir.Value:
-    """x_hat * weight + bias of x; or, of x and dy, gain * ((dy * weight - shift) - x_hat * slope)."""
-    standard = x_hat(builder, values[0], *numbers[:3])
-    if len(values) == 1:
-        weight, bias = numbers[3:]
-        return builder.fadd(builder.fmul(standard, weight), bias)
-    weight, shift, slope, gain = numbers[3:]
-    centred = builder.fsub(builder.fmul(values[1], weight), shift)
-    return builder.fmul(builder.fsub(centred, builder.fmul(standard, slope)), gain)
 
 
 @primitive
@@ -84,7 +69,7 @@ def apply_lanes(
                         *splats[count],
                         *(part.load(j, count) for part in last),
                     ]
-                    to.store(j, _element(builder, [source.load(j, count) for source in here], numbers), streaming)
+                    to.store(j, element(builder, [source.load(j, count) for source in here], numbers), streaming)
 
                 store_loop(builder, args[6], emit, to, args[10])
 
@@ -143,7 +128,7 @@ def apply_run(
                 first, still, last = splats[count]
                 along = [mover.load(j, count) for mover in movers] if varying else still
                 values = [source.load(j, count) for source in sources]
-                result.store(j, _element(builder, values, [*first, *along, *last]), streaming)
+                result.store(j, element(builder, values, [*first, *along, *last]), streaming)
 
             store_loop(builder, args[6], emit, result, args[12])
 

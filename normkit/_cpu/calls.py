@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from .._dtypes import Array
+from .._interop.libraries import NUMPY
 from .._layout import Split
+from .._operands import Operands
 from . import gradients, kernels, threads
-from .plan import Operands, affine, flat, narrow_then_wide, plan_of
+from .plan import affine, flat, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
 _NO_SETS = np.empty((6, 0))
@@ -28,7 +30,7 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
     plan = plan_of(op, weight, bias)
     if not plan.fused:
         own = moments(op.x, op.split, op.center, wide)
-        apply(op, scaled(own, plan.set_size - correction, eps))
+        apply(op, NUMPY.scaled(own, plan.set_size - correction, eps))
         return own if want_moments else None
     own = np.empty((3, plan.n_sets)) if want_moments else _NO_MOMENTS
     arrays = (flat(op.x), flat(op.y, readonly=False), flat(weight), flat(bias), own)
@@ -40,14 +42,6 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
 
     narrow_then_wide(wide, plan.n_sets, run)
     return own if want_moments else None
-
-
-def scaled(own: Array, divisor: float, eps: float) -> Array:
-    """Moments (mean, its low part, M2) x sets with 1 / sqrt(M2 / divisor + eps) in place of M2; 0 where that is 1 / 0."""
-    spread = np.sqrt(own[2] / divisor + eps)
-    rows = own.copy()
-    rows[2] = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread != 0)
-    return rows
 
 
 def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:

@@ -17,21 +17,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .affine import x_hat
+from .._formulas import terms_of
 from .simd import STEP, Elements, Table, elements_of, loop, primitive, sources_of, splat
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
 LANES = 32  # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = 8 * LANES  # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
-
-
-def _terms(builder: ir.IRBuilder, values: list[ir.Value], numbers: list[ir.Value]) -> tuple[ir.Value, ir.Value]:
-    """What one element adds to the two sums. values: x, or x and dy; numbers: the pivot, or high, low, rstd (and weight)."""
-    if len(values) == 1:
-        d = builder.fsub(values[0], numbers[0])
-        return d, builder.fmul(d, d)
-    g = builder.fmul(values[1], numbers[3]) if len(numbers) > 3 else values[1]
-    return g, builder.fmul(g, x_hat(builder, values[0], *numbers[:3]))
 
 
 def _numbers_per_element(sources: list[Elements]) -> int:
@@ -95,7 +86,7 @@ def accumulate(
                         along = splats[count] if kind == SPLAT else [mover.load(j, count) for mover in moved]
                         numbers = [*numbers[:3], *along] if len(moved) == 1 else [*along, numbers[3]]
                     values = [source.load(j, count) for source in here]
-                    for part, term in zip(own, _terms(builder, values, numbers), strict=True):
+                    for part, term in zip(own, terms_of(builder, values, numbers), strict=True):
                         part.store(j, builder.fadd(part.load(j, count), term))
 
                 loop(builder, args[5], emit)
@@ -132,7 +123,7 @@ def accumulate_rows(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, rows: Any, 
         with cgutils.for_range_slice(builder, zero, args[4], one, intp) as (step, _):
             j = builder.mul(step, lanes)
             values, own = ([part.load(j, LANES) for part in parts] for parts in (sources, numbers))
-            for slot, term in zip(held, _terms(builder, values, own), strict=True):
+            for slot, term in zip(held, terms_of(builder, values, own), strict=True):
                 builder.store(builder.fadd(builder.load(slot), term), slot)
         for part, slot in zip(sums, held, strict=True):
             part.store(zero, builder.load(slot))
@@ -226,9 +217,9 @@ def sum_run(
                 along = [mover.load(j, count) for mover in movers] if varying else []
                 values, numbers = [source.load(j, count) for source in sources], [*splats[count], *along]
                 if collecting:
-                    for part, term in zip(rows, _terms(builder, values, numbers[:3]), strict=True):
+                    for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
                         part.store(j, builder.fadd(part.load(j, count), term))
-                return _terms(builder, values, numbers)
+                return terms_of(builder, values, numbers)
 
             whole = builder.and_(args[4], ir.Constant(intp, -LANES))
             with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):

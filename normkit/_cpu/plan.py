@@ -10,39 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .._dtypes import Array, accumulator, name_of
+from .._dtypes import Array, name_of
 from .._layout import Split, Strides, set_view
+from .._operands import Operands
 from . import geometry
-from .halves import as_storage
 
 # Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x).
 _FUSED_TILES = 64
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
 _CAST_ELEMENTS = 1 << 16
+# Numba's CPU types have neither float16 nor bfloat16: they travel as records of one uint16, named by their field.
+_TAGGED = {name: np.dtype([(name, np.uint16)]) for name in ("float16", "bfloat16")}
 _ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
-
-
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """The arrays of one call. `weight` and `bias` broadcast against x, or are None; y and dy have x's shape.
-
-    With dy the call is one of the gradient: y is dx, and there is no bias. y is `fresh` if it is newly allocated.
-    """
-
-    x: Array
-    y: Array
-    weight: Array | None
-    bias: Array | None
-    split: Split
-    center: bool
-    dy: Array | None = None
-    fresh: bool = False
-
-    @property
-    def wide(self) -> bool:
-        """Whether the arithmetic is in float64."""
-        x, y = name_of(self.x.dtype), name_of(self.y.dtype)
-        return accumulator(x, y) == "float64" or (self.dy is not None and name_of(self.dy.dtype) == "float64")
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides in bytes, itemsize
@@ -116,7 +95,7 @@ def flat(array: Array, readonly: bool = True) -> Array:
         forward = array[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in array.strides)]
         extent = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(forward.shape, forward.strides, strict=True))
         line = as_strided(forward, (extent,), (array.itemsize,))
-    line = as_storage(line)
+    line = line.view(_TAGGED.get(name_of(line.dtype), np.uint8 if line.dtype.kind == "b" else line.dtype))
     if readonly:
         line.flags.writeable = False  # a kernel that wrote to it would not compile
     return line

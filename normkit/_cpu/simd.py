@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import halves
+from .. import _storage
 
 STEP = 16  # elements per vector operation of the elementwise loops
 CACHE_LINE = 64  # bytes
@@ -20,12 +20,17 @@ Emit = Callable[[ir.Value, int], None]
 EmitStore = Callable[[ir.Value, int, bool], None]
 
 
+def storage_name(element: types.Type) -> str:
+    """The format of an array's elements: the field of a tagged record (see `plan`), else the dtype itself."""
+    return next(iter(element.fields)) if isinstance(element, types.Record) else str(element)
+
+
 class Elements:
     """A flat array inside an intrinsic: loads decode to the accumulator type, stores encode from it."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type) -> None:
-        self.builder, self.element, self.wide = builder, kind.dtype, wide
-        self.memory = halves.memory_type(context, self.element)
+        self.builder, self.storage, self.wide = builder, storage_name(kind.dtype), wide
+        self.memory = _storage.memory_type(self.storage)
         data = context.make_array(kind)(context, builder, value).data
         self.data = builder.bitcast(data, self.memory.as_pointer())
         self.align = self.size = int(context.get_abi_sizeof(self.memory))
@@ -41,10 +46,10 @@ class Elements:
     def load(self, index: ir.Value, count: int) -> ir.Value:
         kind = self.memory if count == 1 else ir.VectorType(self.memory, count)
         pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
-        return halves.decode(self.builder, self.builder.load(pointer, align=self.align), self.element, self.wide)
+        return _storage.decode(self.builder, self.builder.load(pointer, align=self.align), self.storage, self.wide)
 
     def store(self, index: ir.Value, value: ir.Value, streaming: bool = False) -> None:
-        encoded = halves.encode(self.builder, value, self.element)
+        encoded = _storage.encode(self.builder, value, self.storage)
         pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), encoded.type.as_pointer())
         if not streaming:
             self.builder.store(encoded, pointer, align=self.align)

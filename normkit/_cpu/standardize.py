@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from .._formulas import HUGE, RSTD_LIMIT
+from .._formulas import scale_of as _scale_of
 from .affine import apply_lanes, apply_run
 from .buffers import (
     BIAS,
@@ -29,24 +30,16 @@ from .buffers import (
 )
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, gather, position, segments_of, steps_of
-from .sums import HUGE
 from .threads import jit
 from .vectors import beside, copy_run, out_of_line, write
 
-RSTD_LIMIT = 2.0**64  # within it neither x - mean nor x_hat leaves float32's range
+scale_of = jit(_scale_of)
 
 
 @jit
 def skipped(todo: Any, k: int, work: Any) -> Any:
     """Whether set k is not for this pass: marked, in float32; not marked, in float64."""
     return todo.shape[0] > 0 and (todo[k] != 0) == (work.itemsize == 4)
-
-
-@jit
-def scale_of(m2: float, divisor: float, eps: float) -> float:
-    """1 / sqrt(var + eps); 0 where that is 1 / 0, so that a constant set gives exactly its bias."""
-    v = m2 / divisor + eps
-    return 0.0 if v == 0 else 1.0 / math.sqrt(v)
 
 
 @jit

@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, PIVOT, TOTAL, TOTAL_OF_PRODUCTS
 from .geometry import BLOCK, CENTER, CHUNK, KEPT, LANE, ROWS, SIZE, X
 from .indexing import segments_of
 from .threads import jit
 from .vectors import out_of_line, read
-
-# Outside these bounds float32 loses digits (squares underflow below 1e-38, overflow above 3e38). A kernel that works in
-# float32 leaves such sets alone and marks them in `todo`; the same kernel in float64, given `todo`, does only those.
-TINY_VARIANCE, HUGE = 1e-28, 1e38
-STILL = 1e-10  # a set of this magnitude whose float32 squares are all 0 is constant: none can have underflowed
 
 
 @jit
@@ -123,7 +119,10 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
 
 @jit
 def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
-    """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms)."""
+    """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms).
+
+    A kernel in float32 leaves such sets alone and marks them in `todo`; the same kernel in float64, given `todo`, does those.
+    """
     constant = center and m2 == 0 and (n == 1 or abs(mean) >= STILL)
     return not (abs(mean) <= HUGE and (constant or TINY_VARIANCE * n <= m2 < np.inf))
 

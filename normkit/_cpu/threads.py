@@ -48,7 +48,8 @@ def _stamped(kernel: Any) -> Any:
 @lru_cache(maxsize=1)
 def _digest() -> str:
     """Of the source of all kernels."""
-    sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    here = pathlib.Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "_formulas.py", here.parent / "_storage.py"]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -31,14 +31,15 @@ def _call(
         if not isinstance(moments, Moments):
             raise TypeError(f"moments must be normkit.Moments, not {type(moments).__qualname__}")
         correction = keywords.pop("correction", 0)
-        spread = moments.var if correction == 0 else moments.m2 / (moments.count - correction)
-        mean, var = torch.from_numpy(moments.mean.copy()), torch.from_numpy(spread.copy())
+        spread = moments._variance(correction)
+        mean, var = (_ops.tensor_of(values).to(x.device) for values in (moments.mean, spread))
     y, used = _ops.norm(*tensors, mean, var, repr((name, args, keywords)))
     if not return_moments:
         return y
     if moments is None:
         count = x.numel() / max(1, used[0].numel())
-        moments = Moments._from_m2(count, used[0].numpy(), used[2].numpy())
+        statistics = _ops.numbers_of(used)
+        moments = Moments._from_m2(count, statistics[0], statistics[2])
     return y, moments
 
 

@@ -44,9 +44,20 @@ def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
-def _numbers(tensor: Tensor | None) -> Any:
-    """Statistics as float64 arrays."""
-    return None if tensor is None else tensor.detach().double().numpy()
+def numbers_of(tensor: Tensor | None) -> Any:
+    """Statistics as the engine has them: float64, of NumPy for the CPU, tensors on a device."""
+    if tensor is None:
+        return None
+    values = tensor.detach().double()
+    return values if values.is_cuda else values.numpy()
+
+
+def tensor_of(numbers: Any) -> Tensor:
+    """Statistics as a tensor of its own."""
+    if isinstance(numbers, np.ndarray):
+        return torch.from_numpy(np.array(numbers, order="C"))
+    copied: Tensor = numbers.clone(memory_format=torch.contiguous_format)
+    return copied
 
 
 def _shapes(spec: str, constant: bool, *tensors: Tensor | None) -> Problem:
@@ -69,11 +80,11 @@ def _as_like(found: Tensor, x: Tensor) -> Tensor:
 )
 def norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     """The norm, and the statistics it used: (mean, its low part, M2), or (mean, 0, variance) where they were given."""
-    problem = _problem(spec, _plain(x, weight, bias), _numbers(mean), _numbers(var))
+    problem = _problem(spec, _plain(x, weight, bias), numbers_of(mean), numbers_of(var))
     y = problem.result()
     used = problem.run(y, wanted=True)
     assert used is not None
-    return _as_like(problem.x.emit(y), x), torch.from_numpy(np.ascontiguousarray(used))
+    return _as_like(problem.x.emit(y), x), tensor_of(used)
 
 
 @norm.register_fake
@@ -96,7 +107,7 @@ def norm_backward(
     given = np.zeros(()) if constant else None
     problem = _problem(spec, _plain(x, weight, bias), given, given)
     y = problem.x.array.dtype if x.dtype.is_floating_point else np.dtype(np.float64)
-    pull = pullback_of(problem, problem.fit(used.numpy()), y)
+    pull = pullback_of(problem, problem.fit(numbers_of(used)), y)
     gradients = pull(dy.detach())
     others = [x.new_empty(0) if found is None else found for found in gradients[1:]]
     return _as_like(gradients.x, x), others[0], others[1]

@@ -1,40 +1,21 @@
-"""Storage formats in LLVM IR: how an element in memory becomes a number of the accumulator, and back.
+"""Storage formats in LLVM IR, for both backends: how an element in memory becomes a number of the accumulator, and back.
 
-Numba's CPU types have neither float16 nor bfloat16. They need no arithmetic here, only conversion, so arrays of them
-travel as records of one uint16 whose field name is the format (`STORAGE`), and every other dtype as itself.
+Formats go by the names of `_dtypes`. float16 and bfloat16 need no arithmetic, only conversion.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from llvmlite import ir
-from numba import types
 
-from .._dtypes import Array, name_of
-
-STORAGE = {name: np.dtype([(name, np.uint16)]) for name in ("float16", "bfloat16")}
 _FLOAT = ir.FloatType()
 _DOUBLE = ir.DoubleType()
+_MEMORY = {"float32": _FLOAT, "float64": _DOUBLE}
 
 
-def as_storage(array: Array) -> Array:
-    """The same memory in a dtype that Numba can take: bool as uint8, float16 and bfloat16 as tagged records."""
-    if array.dtype.kind == "b":
-        return array.view(np.uint8)
-    tagged = STORAGE.get(name_of(array.dtype))
-    return array if tagged is None else array.view(tagged)
-
-
-def storage_name(element: types.Type) -> str:
-    """'float16' or 'bfloat16' for a tagged record, else ''."""
-    return next(iter(element.fields)) if isinstance(element, types.Record) else ""
-
-
-def memory_type(context: Any, element: types.Type) -> ir.Type:
+def memory_type(name: str) -> ir.Type:
     """The LLVM type of one element in memory."""
-    return ir.IntType(16) if storage_name(element) else context.get_data_type(element)
+    digits = "".join(filter(str.isdigit, name))
+    return _MEMORY.get(name) or ir.IntType(int(digits or 8))  # bool is a byte
 
 
 def _lift(kind: ir.Type, like: ir.Value) -> ir.Type:
@@ -48,9 +29,8 @@ def _constant(kind: ir.Type, value: int) -> ir.Constant:
     return ir.Constant(kind, value)
 
 
-def decode(builder: ir.IRBuilder, value: ir.Value, element: types.Type, target: ir.Type) -> ir.Value:
+def decode(builder: ir.IRBuilder, value: ir.Value, name: str, target: ir.Type) -> ir.Value:
     """An element as loaded -> the accumulator type `target` (float or double)."""
-    name = storage_name(element)
     wide = _lift(target, value)
     if name == "bfloat16":  # the upper half of a float32
         i32 = _lift(ir.IntType(32), value)
@@ -58,18 +38,16 @@ def decode(builder: ir.IRBuilder, value: ir.Value, element: types.Type, target: 
         value = builder.bitcast(bits, _lift(_FLOAT, value))
     elif name == "float16":
         value = builder.fpext(builder.bitcast(value, _lift(ir.HalfType(), value)), _lift(_FLOAT, value))
-    elif isinstance(element, types.Integer):
-        convert = builder.sitofp if element.signed else builder.uitofp
+    elif name not in _MEMORY:
+        convert = builder.sitofp if name.startswith("int") else builder.uitofp
         return convert(value, wide)
     return _resize(builder, value, wide)
 
 
-def encode(builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Value:
+def encode(builder: ir.IRBuilder, value: ir.Value, name: str) -> ir.Value:
     """An accumulator value -> the element to store, rounded once (to nearest, ties to even)."""
-    name = storage_name(element)
-    if not name:
-        kind = _FLOAT if element == types.float32 else _DOUBLE
-        return _resize(builder, value, _lift(kind, value))
+    if name in _MEMORY:
+        return _resize(builder, value, _lift(_MEMORY[name], value))
     if _scalar(value.type) == _DOUBLE:
         value = _round_to_odd(builder, value)
     i16 = _lift(ir.IntType(16), value)

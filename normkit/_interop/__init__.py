@@ -10,8 +10,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _dlpack
-from ._dtypes import RESULTS, SUPPORTED, Array, DType, bfloat16, name_of, result_name
+from .. import _dlpack
+from .._dtypes import RESULTS, SUPPORTED, Array, DType, bfloat16, name_of, result_name
+from .libraries import NUMPY, DeviceArray, Standard, cupy_on, torch_on
+from .libraries import Library as Library
+from .libraries import library_of as library_of
+from .libraries import native as native
 
 _ALIGNMENT = 64  # bytes; JAX copies what is aligned to less
 _KINDS = "float16, bfloat16, float32, float64, integers and bool"
@@ -21,8 +25,8 @@ _KINDS = "float16, bfloat16, float32, float64, integers and bool"
 class Incoming:
     """An argument as the engine sees it, and how a result of its library is made."""
 
-    array: Array
-    emit: Callable[[Array], Any]
+    array: Any  # of NumPy, or a DeviceArray
+    emit: Callable[[Any], Any]
     shape: tuple[int, ...]  # of the argument itself; the array may be laid along the axes of x
     aligned: bool = False  # whether its library wants results aligned, or copies them
 
@@ -61,6 +65,8 @@ def _choose_door(kind: type) -> Door:
     if issubclass(kind, (np.ndarray, np.generic)):
         return _from_numpy
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if kind.__module__.partition(".")[0] == "cupy":
+        return _from_cupy
     if torch is not None and issubclass(kind, torch.Tensor):
         return partial(_from_torch, torch, partial(_to_torch, torch))
     if jax is not None and (issubclass(kind, jax.core.Tracer) or kind.__module__.partition(".")[0] == "jaxlib"):
@@ -81,14 +87,40 @@ def _from_numpy(value: Any, name: str) -> Incoming:
 
 
 def _refuse_device(name: str, device: str) -> NoReturn:
-    if name not in ("x", "content"):
-        raise ValueError(f"{name} is on {device} and x on cpu; all arrays of a call must be on one device")
     remedy = f"bring it to the CPU, as in {name}.cpu()"
-    raise TypeError(f"{name} is on {device}, and normkit's kernels for it are not installed (extra cuda13); {remedy}")
+    raise TypeError(f"{name} is on {device}, which normkit has no kernels for; {remedy}")
+
+
+def _on_device(array: DeviceArray, name: str) -> Incoming:
+    """An array on a CUDA device, if there are kernels for it here."""
+    if name_of(array.dtype) not in SUPPORTED:
+        _refuse_dtype(array.dtype, name)
+    if array.size and array.pointer % array.itemsize:
+        raise ValueError(f"{name} is misaligned: its address is no multiple of its {array.itemsize} bytes; pass a copy")
+    try:
+        from .._cuda import demand
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is on {array.library}, and normkit's kernels for it are not installed ({error}); "
+            f"pip install 'normkit[cuda13]', or bring it to the CPU, as in {name}.cpu()"
+        ) from error
+    demand(array.device)
+    return Incoming(array, native, array.shape)
+
+
+def _from_cupy(value: Any, name: str) -> Incoming:
+    if value.dtype.kind == "c" or name_of(value.dtype) not in SUPPORTED:
+        _refuse_dtype(value.dtype, name)
+    return _on_device(cupy_on(value.device.id).view(value), name)
 
 
 def _from_torch(torch: Any, emit: Callable[[Array], Any], value: Any, name: str) -> Incoming:
     """A PyTorch tensor, by its own way to NumPy: a quarter of the 4 us of DLPack both ways."""
+    if value.is_cuda:
+        _refuse_torch(value, name, None)
+        if value.layout != torch.strided or str(value.dtype).partition(".")[2] not in SUPPORTED:
+            raise TypeError(f"{name} is a tensor of dtype {value.dtype} and layout {value.layout}; expected {_KINDS}, strided")
+        return _on_device(torch_on(value.device).view(value), name)
     try:
         array = value.numpy()  # refuses what is refused here, in C
     except (RuntimeError, TypeError) as error:
@@ -100,6 +132,15 @@ def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:
     """A tensor that PyTorch does not hand to NumPy: bfloat16; else the reason, and what would be right."""
     if value.device.type != "cpu":
         _refuse_device(name, str(value.device))
+    _refuse_torch(value, name, error)
+    if value.dtype == torch.bfloat16 and value.layout == torch.strided:
+        array: Array = value.view(torch.int16).numpy().view(bfloat16())
+        return array
+    raise TypeError(f"{name} is a tensor of dtype {value.dtype} and layout {value.layout}: {error}") from error
+
+
+def _refuse_torch(value: Any, name: str, error: Exception | None) -> None:
+    """Refuse what no function outside of PyTorch can take."""
     if value.requires_grad:
         raise TypeError(
             f"{name} requires grad, which a NumPy function would cut off; use the differentiable functions of normkit.torch, "
@@ -108,10 +149,6 @@ def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:
     for marked, what in ((value.is_conj(), "conj"), (value.is_neg(), "neg")):
         if marked:
             raise TypeError(f"{name} is a lazy view with its {what} bit set; pass {name}.resolve_{what}()") from error
-    if value.dtype == torch.bfloat16 and value.layout == torch.strided:
-        array: Array = value.view(torch.int16).numpy().view(bfloat16())
-        return array
-    raise TypeError(f"{name} is a tensor of dtype {value.dtype} and layout {value.layout}: {error}") from error
 
 
 def _to_torch(torch: Any, result: Array) -> Any:
@@ -146,6 +183,10 @@ def _from_dlpack(value: Any, name: str) -> Incoming:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
         device, index = value.__dlpack_device__()
+        if int(device) in (_dlpack.CUDA, _dlpack.CUDA_MANAGED):
+            if not hasattr(value, "__array_namespace__"):
+                raise TypeError(f"{name} is a {kind} on cuda:{index} without __array_namespace__; pass it as a CuPy array")
+            return _on_device(Standard(value.__array_namespace__(), value.device).view(value), name)
         if int(device) not in (_dlpack.CPU, _dlpack.CUDA_HOST):
             _refuse_device(name, f"{_dlpack.DEVICES.get(int(device), f'device type {int(device)}')}:{index}")
         array = _dlpack.read(value)
@@ -169,12 +210,30 @@ def _emitter(value: Any) -> Callable[[Array], Any]:
     raise TypeError(f"{namespace.__name__} has no from_dlpack to take a result of normkit; pass np.from_dlpack(x)")
 
 
+def _refuse_dtype(dtype: DType, name: str) -> NoReturn:
+    remedy = "; normalize real and imaginary part by themselves" if dtype.kind == "c" else ""
+    raise TypeError(f"{name} has dtype {dtype}, expected one of {_KINDS}{remedy}")
+
+
+def beside(x: Incoming, given: Incoming | None, name: str) -> Incoming | None:
+    """Another argument of a call with x: on the device of x. A number goes there by itself."""
+    if given is None or type(given.array) is type(x.array) is np.ndarray:
+        return given
+    here, there = library_of(x.array), library_of(given.array)
+    if here == there:
+        return given
+    if there is NUMPY and given.array.ndim == 0 and isinstance(x.array, DeviceArray):
+        array = here.view(here.from_host(given.array))
+        return Incoming(array, native, given.shape)
+    where = ["cpu" if library is NUMPY else str(library) for library in (there, here)]
+    raise ValueError(f"{name} is on {where[0]} and x on {where[1]}; all arrays of a call must be on one device")
+
+
 def _checked(array: Array, name: str) -> Array:
     """Refuse dtypes that no kernel reads; copy what is misaligned."""
     dtype = array.dtype
     if name_of(dtype) not in SUPPORTED:
-        remedy = "; normalize real and imaginary part by themselves" if dtype.kind == "c" else ""
-        raise TypeError(f"{name} has dtype {dtype}, expected one of {_KINDS}{remedy}")
+        _refuse_dtype(dtype, name)
     if not dtype.isnative:
         raise TypeError(f"{name} has byte-swapped dtype {dtype.str!r}; pass {name}.astype({name}.dtype.newbyteorder('='))")
     flags = array.flags
@@ -221,6 +280,8 @@ def result_dtype(dtype: Any, x: Array) -> DType:
 
 def new_like(given: Array, dtype: DType, aligned: bool) -> Array:
     """New memory in the memory order of an argument, as its library wants it."""
+    if isinstance(given, DeviceArray):
+        return given.library.new_like(given, dtype)
     like = np.empty_like(given, dtype=dtype, order="K", subok=False)
     if not aligned or like.ctypes.data % _ALIGNMENT == 0:
         return like
@@ -233,7 +294,7 @@ def result_array(out: Any, dtype: Any, given: Incoming, inputs: Mapping[str, Arr
     x = given.array
     if out is None:
         return new_like(x, result_dtype(dtype, x), given.aligned)
-    array = out if isinstance(out, np.ndarray) else _out_from(out)
+    array = _out_beside(x, out)
     if name_of(array.dtype) not in RESULTS or not array.dtype.isnative:
         raise TypeError(f"out has dtype {array.dtype}, which cannot hold a normalized array; expected {', '.join(RESULTS)}")
     if dtype is not None and result_dtype(dtype, x) != array.dtype:
@@ -242,9 +303,12 @@ def result_array(out: Any, dtype: Any, given: Incoming, inputs: Mapping[str, Arr
         )
     if array.shape != x.shape:
         raise ValueError(f"out has shape {array.shape}, expected the shape of x, {x.shape}")
-    if not array.flags.writeable:
+    writeable, aligned = (
+        (array.writeable, True) if isinstance(array, DeviceArray) else (array.flags.writeable, array.flags.aligned)
+    )
+    if not writeable:
         raise ValueError("out is read-only, expected memory that can be written")
-    if not array.flags.aligned:
+    if not aligned:
         raise ValueError("out is misaligned, expected memory aligned to its dtype")
     if _overlaps_itself(array):
         raise ValueError(f"out has strides {array.strides} for shape {array.shape}: some of its elements share memory")
@@ -255,6 +319,14 @@ def result_array(out: Any, dtype: Any, given: Incoming, inputs: Mapping[str, Arr
     return array
 
 
+def _out_beside(x: Array, out: Any) -> Array:
+    array = out if isinstance(out, np.ndarray) else _out_from(out)
+    if library_of(array) != library_of(x):
+        where = ["cpu" if isinstance(each, np.ndarray) else str(library_of(each)) for each in (array, x)]
+        raise ValueError(f"out is on {where[0]} and x on {where[1]}; all arrays of a call must be on one device")
+    return array
+
+
 def _out_from(out: Any) -> Array:
     door = _door(type(out))
     if door is _from_numpy:
@@ -262,7 +334,8 @@ def _out_from(out: Any) -> Array:
     found = door(out, "out")
     if found.aligned:
         raise TypeError("out is a JAX array, which is immutable; take the result that is returned")
-    return found.array
+    array: Array = found.array
+    return array
 
 
 def _overlaps_itself(array: Array) -> bool:
@@ -275,8 +348,20 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
+def overlap(a: Array, b: Array) -> bool:
+    """Whether the memory of two arrays may overlap."""
+    return bool(np.may_share_memory(_place(a), _place(b)))
+
+
+def _place(array: Array) -> Array:
+    return array.footprint() if isinstance(array, DeviceArray) else array
+
+
 def _clashes(out: Array, given: Array, exactly_allowed: bool) -> bool:
     """Whether writing `out` would change `given` before it is read."""
+    if out.size == 0 or given.size == 0:
+        return False
+    out, given = _place(out), _place(given)
     if not np.may_share_memory(out, given):
         return False
     same_place = out.__array_interface__["data"][0] == given.__array_interface__["data"][0]
@@ -334,9 +419,11 @@ def on_channels(value: Any, name: str, shape: tuple[int, ...], channel: int) -> 
     return given.laid(target) if given.shape else given
 
 
-def gradient(value: Any, name: str, shape: tuple[int, ...], of: str) -> Array:
-    """`dy` or a tangent: a float array of the shape of what it belongs to."""
-    array = ingest(value, name).array
+def gradient(value: Any, name: str, shape: tuple[int, ...], of: str, x: Array) -> Array:
+    """`dy` or a tangent: a float array of the shape of what it belongs to, on the device of x."""
+    given = beside(Incoming(x, native, x.shape), ingest(value, name), name)
+    assert given is not None
+    array: Array = given.array
     if name_of(array.dtype) not in RESULTS:
         raise TypeError(f"{name} has dtype {array.dtype}, which cannot hold a gradient; expected {', '.join(RESULTS)}")
     if array.shape != shape:
