@@ -4,13 +4,16 @@ Its memory is NumPy's, surrounded by bytes that belong to nobody; kernels are co
 emulator, which knows all living arrays and lets a kernel touch nothing else.
 """
 
+import ctypes
 import functools
 import weakref
+from dataclasses import dataclass
 
 import numpy as np
 
-from normkit._cuda.compile import text_of
+from normkit._cuda.compile import ADDRESSES, text_of
 from normkit._cuda.launch import _explained
+from normkit._cuda.spec import SETS, SIZE, Spec
 from tests.capsules import Producer
 from tests.emulator import Buffer, Kernel, device_array
 
@@ -78,12 +81,24 @@ def bare(value):
     return value.np if isinstance(value, Array) else value
 
 
+def stretch(array):
+    """The memory that an array covers, as one line of elements, and where its first element is, in bytes."""
+    if array.size == 0:
+        return np.empty(0, array.dtype), 0
+    low, high = np.lib.array_utils.byte_bounds(array)
+    whole = (ctypes.c_uint8 * (high - low)).from_address(low)
+    start = array.__array_interface__["data"][0] - low
+    return np.frombuffer(whole, np.uint8).copy().view(array.dtype), start
+
+
 def put(array, offset=0, device=0):
-    """A NumPy array on the device, in the same memory layout."""
-    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    memory = Memory(tuple(array.shape[axis] for axis in order), array.dtype, offset)
-    memory.array[...] = array.transpose(order)
-    return Array(memory.array.transpose(np.argsort(order)), memory, device)
+    """A NumPy array on the device, with the same strides."""
+    line, start = stretch(array)
+    memory = Memory(line.shape, array.dtype, offset)
+    memory.array[:] = line
+    size = array.itemsize
+    moved = np.lib.stride_tricks.as_strided(memory.array[start // size :], array.shape, array.strides)
+    return Array(moved, memory, device)
 
 
 def fresh(array, device=0):
@@ -160,8 +175,32 @@ def emulated(spec):
     return Kernel(text_of(spec, CC))
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What was asked of the driver, and the bytes read and written at each of the seven addresses."""
+
+    spec: Spec
+    grid: int
+    device: int
+    stream: int
+    arguments: tuple
+    read: tuple
+    written: tuple
+
+
+def _memory_at(address):
+    for start, memory in list(_memories.items()):
+        if start <= address < start + memory.array.nbytes:
+            return memory
+    raise AssertionError(f"no array lives at {address:#x}")
+
+
+# Kernels that write y; the others leave it alone.
+RESULTS = ("forward_held", "forward_looped", "apply", "backward_held", "backward_looped", "apply_gradient")
+
+
 class Driver:
-    """Runs kernels in the emulator; notes what was launched."""
+    """Runs kernels in the emulator, each on the memory that it is given and no other; notes what was launched."""
 
     def __init__(self, order=0, fail=None):
         self.order, self.fail, self.launches = order, fail, []
@@ -169,10 +208,31 @@ class Driver:
     def demand(self, device):
         pass
 
+    @property
+    def kernels(self):
+        return [launch.spec.kernel for launch in self.launches]
+
     def launch(self, spec, grid, device, stream, arguments):
         if self.fail is not None:
             raise _explained(RuntimeError(self.fail), spec, device)
-        buffers = [Buffer(memory.array, "scratch") for memory in list(_memories.values())]
-        traffic = emulated(spec)(grid, spec.block, arguments, buffers, order=self.order)
-        moved = {b.array.ctypes.data: (r, w) for b, r, w in zip(buffers, traffic.read, traffic.written, strict=True)}
-        self.launches.append((spec, grid, device, stream, arguments, moved))
+        addresses = arguments[:ADDRESSES]
+        found = [_memory_at(address) if address else None for address in addresses]
+        roles = {}
+        result = "output" if spec.kernel in RESULTS else "input"
+        for memory, role in zip(found, ("input", result, "input", "input", "scratch", "scratch", "scratch"), strict=True):
+            if memory is not None:
+                roles[id(memory)] = (memory, role if id(memory) not in roles else "scratch")
+        if found[1] is not None and result == "output" and not self._whole(found[1], arguments):
+            roles[id(found[1])] = (found[1], "scratch")
+        buffers = [Buffer(memory.array, role) for memory, role in roles.values()]
+        traffic = emulated(spec)(grid, spec.block, arguments, buffers, order=self.order, races="all")
+        moved = dict(zip(roles, zip(traffic.read, traffic.written, strict=True), strict=True))
+        pairs = [moved[id(memory)] if memory is not None else (0, 0) for memory in found]
+        read, written = (tuple(pair[k] for pair in pairs) for k in range(2))
+        self.launches.append(Launch(spec, grid, device, stream, arguments, read, written))
+
+    @staticmethod
+    def _whole(memory, arguments):
+        """Whether the result fills its memory (no view of it)."""
+        sets, size = (arguments[ADDRESSES + k] for k in (SETS, SIZE))
+        return memory.array.size == sets * size and memory.array.ctypes.data == arguments[1]

@@ -144,7 +144,7 @@ class _Call:
 def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Any:
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
     call = _Call(op, op.wide, want_moments)
-    plan, numbers = call.plan, (call.plan.set_size - correction, eps)
+    plan, numbers = call.plan, (1.0 / (call.plan.set_size - correction), eps)
     if plan.held:
         own = call.new(3) if want_moments else None
         call.launch("forward_held", plan.tiles, numbers, own)

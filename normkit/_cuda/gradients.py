@@ -29,9 +29,9 @@ def _numbers_of(spec: Spec, tools: Tools) -> Primitive:
                 number = first_set + k
                 mean, rest = read(sets, MEAN * geo[SETS] + number), read(sets, MEAN_LOW * geo[SETS] + number)
                 spread = read(sets, SET_RSTD * geo[SETS] + number)
-                by = apply_scale(spread)
+                by, inverse = apply_scale(spread)
                 scale[k] = real(by)
-                high[k], low[k], rstd[k] = centre(mean, rest, spread, by, 1 / by)
+                high[k], low[k], rstd[k] = centre(mean, rest, spread, by, inverse)
 
     return numbers  # type: ignore[no-any-return]
 
@@ -53,7 +53,7 @@ def _loads_of(spec: Spec, tools: Tools) -> Primitive:
 
 def _add_of(spec: Spec, tools: Tools) -> Primitive:
     """add(...): a batch that is held, to the sums."""
-    vectors, width, own, team = spec.vectors, spec.width, spec.own, spec.team
+    vectors, width, each, team = spec.vectors, spec.width, spec.each, spec.team
     unit = 1 if spec.lanes else spec.width
     _, weight_of = affine_of(spec, tools, spec.w, 2, 1.0)
 
@@ -67,7 +67,7 @@ def _add_of(spec: Spec, tools: Tools) -> Primitive:
             if valid and i < stop:
                 weight_of(w, geo, at[2], i * unit, weight)
                 for k in range(width):
-                    m, e = k % own, j * width + k
+                    m, e = k * each, j * width + k
                     g, product = gradient_terms((held[e], steps[e], high[m], low[m], rstd[m], weight[k]))
                     sums[k] += g
                     sums[width + k] += product
@@ -107,7 +107,7 @@ def _add_moving_of(spec: Spec, tools: Tools) -> Primitive:
 
 def _store_of(spec: Spec, tools: Tools) -> Primitive:
     """store(...): dx of the batch that is held."""
-    vectors, width, own, team = spec.vectors, spec.width, spec.own, spec.team
+    vectors, width, each, team = spec.vectors, spec.width, spec.each, spec.team
     unit, put = 1 if spec.lanes else spec.width, put_at(spec, tools)
     _, weight_of = affine_of(spec, tools, spec.w, 2, 1.0)
 
@@ -121,7 +121,7 @@ def _store_of(spec: Spec, tools: Tools) -> Primitive:
             if valid and i < stop:
                 weight_of(w, geo, at[2], i * unit, weight)
                 for k in range(width):
-                    m, e = k % own, j * width + k
+                    m, e = k * each, j * width + k
                     out[k] = gradient((held[e], steps[e], high[m], low[m], rstd[m], weight[k], shift[m], slope[m], gain[m]))
                 put(y, geo, at[1], i * unit, out)
 
@@ -294,10 +294,11 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
         at = kept(geo, first_set if valid else types.int64(0))
         numbers_of(sets, geo, first_set, valid, high, low, rstd, scale)
         for k in range(own):
-            number = first_set + k if valid else types.int64(0)
-            shift[k] = real(read(sets, SET_SHIFT * geo[SETS] + number))
-            slope[k] = real(read(sets, SET_SLOPE * geo[SETS] + number))
-            gain[k] = real(read(sets, SET_GAIN * geo[SETS] + number))
+            shift[k], slope[k], gain[k] = real(0), real(0), real(0)
+            if valid:
+                shift[k] = real(read(sets, SET_SHIFT * geo[SETS] + first_set + k))
+                slope[k] = real(read(sets, SET_SLOPE * geo[SETS] + first_set + k))
+                gain[k] = real(read(sets, SET_GAIN * geo[SETS] + first_set + k))
         if valid:
             weight_before(w, geo, at[2], types.int64(0), weight)
         first = chunk * chunk_length

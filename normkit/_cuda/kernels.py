@@ -19,13 +19,13 @@ from .teams import Tools, tools_of
 from .vectors import Primitive, normalized, read, write
 
 scale_of = device(_scale_of)
-DIVISOR, EPS = 0, 1
-_LIMIT = types.float64(RSTD_LIMIT)
+SHARE, EPS = 0, 1  # 1 / (elements of a set - correction), and what is added to the variance
+_LIMIT, _SMALL = types.float64(RSTD_LIMIT), types.float64(1 / RSTD_LIMIT)
 
 
 def store_of(spec: Spec, tools: Tools) -> Primitive:
     """store(...): the norm of the batch that is held, which starts at position `first`."""
-    vectors, width, own, team = spec.vectors, spec.width, spec.own, spec.team
+    vectors, width, each, team = spec.vectors, spec.width, spec.each, spec.team
 
     @device
     def nothing(
@@ -51,7 +51,7 @@ def store_of(spec: Spec, tools: Tools) -> Primitive:
                 weight_of(w, geo, at[2], i * unit, weight)
                 bias_of(b, geo, at[3], i * unit, bias)
                 for k in range(width):
-                    m = k % own
+                    m = k * each
                     out[k] = normalized((held[j * width + k], high[m], low[m], rstd[m], weight[k], bias[k]))
                 put(y, geo, at[1], i * unit, out)
 
@@ -60,10 +60,11 @@ def store_of(spec: Spec, tools: Tools) -> Primitive:
 
 @device
 def apply_scale(rstd: Any) -> Any:
-    """A power of two to scale the data by, so that x - mean and x_hat stay in float32's range."""
+    """A power of two to scale the data by, so that x - mean and x_hat stay in float32's range, and its inverse."""
+    one = types.float64(1)
     if abs(rstd) > _LIMIT:
-        return _LIMIT
-    return 1 / _LIMIT if rstd != 0 and abs(rstd) < 1 / _LIMIT else types.float64(1)
+        return _LIMIT, _SMALL
+    return (_SMALL, _LIMIT) if rstd != 0 and abs(rstd) < _SMALL else (one, one)
 
 
 def centre_of(tools: Tools) -> Primitive:
@@ -98,15 +99,16 @@ def forward_held(spec: Spec) -> Callable[..., None]:
         at = kept(geo, first_set if valid else types.int64(0))
         stop = geo[POSITIONS]
         statistics(x, geo, at[0], types.int64(0), stop, member, valid, held, pivot, scale, sums, shared)
+        one_nth = 1 / types.float64(geo[SIZE])
         for k in range(own):
-            start, shift, m2 = moments(pivot[k], sums[k], sums[width + k], types.float64(geo[SIZE]), scale[k])
+            start, shift, m2 = moments(pivot[k], sums[k], sums[width + k], one_nth, scale[k])
             mean = start + shift
             rest = shift - (mean - start)
             if wanted and valid and member == 0:
                 write(sets, MEAN * geo[SETS] + first_set + k, mean)
                 write(sets, MEAN_LOW * geo[SETS] + first_set + k, rest)
                 write(sets, M2 * geo[SETS] + first_set + k, m2)
-            spread = scale_of(m2, numbers[DIVISOR], numbers[EPS])
+            spread = scale_of(m2 * numbers[SHARE], types.float64(1), numbers[EPS])
             inverse = inverse_of(types.float32(scale[k]))
             pivot[k], low[k], rstd[k] = centre(mean, rest, spread, types.float64(scale[k]), inverse)
         if valid:
@@ -137,9 +139,9 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
                 number = first_set + k
                 mean, rest = read(sets, MEAN * geo[SETS] + number), read(sets, MEAN_LOW * geo[SETS] + number)
                 spread = read(sets, geo[PLANE] + number)
-                by = apply_scale(spread)
+                by, inverse = apply_scale(spread)
                 scale[k] = real(by)
-                high[k], low[k], rstd[k] = centre(mean, rest, spread, by, 1 / by)
+                high[k], low[k], rstd[k] = centre(mean, rest, spread, by, inverse)
         if valid:
             weight_before(w, geo, at[2], types.int64(0), weight)
             bias_before(b, geo, at[3], types.int64(0), bias)
@@ -178,7 +180,7 @@ def merge_moments(spec: Spec) -> Callable[..., None]:
     def kernel(x: Any, y: Any, w: Any, b: Any, sets: Any, sums_out: Any, parts: Any, geo: Any, numbers: Any) -> None:
         k = (types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x) // 32
         if k < geo[SETS]:
-            merge(parts, sets, geo, k, numbers[DIVISOR], numbers[EPS])
+            merge(parts, sets, geo, k, numbers[SHARE], numbers[EPS])
 
     return kernel
 
@@ -218,7 +220,7 @@ def forward_looped(spec: Spec) -> Callable[..., None]:
         cuda.syncthreads()
         begin, end = sets_of_tile(geo, tile)
         for k in range(begin + cuda.threadIdx.x // 32, end, warps):
-            merge(parts, sets, geo, k, numbers[DIVISOR], numbers[EPS])
+            merge(parts, sets, geo, k, numbers[SHARE], numbers[EPS])
         cuda.syncthreads()
         for index in range(geo[CHUNKS]):
             chunk = geo[CHUNKS] - 1 - index

@@ -15,6 +15,7 @@ from numba.cuda import types as types
 from numba.cuda.extending import intrinsic as _intrinsic
 
 intrinsic: Callable[[Callable[..., Any]], Any] = _intrinsic  # a device function that is written in LLVM IR
+_RESIDENT = 512  # threads of a multiprocessor that must have room: then a thread has at most 128 registers
 _lock = threading.Lock()
 Capability = tuple[int, int]  # major and minor of a compute capability
 
@@ -38,7 +39,7 @@ def _compiling_for(cc: Capability) -> Iterator[None]:
 
 def intermediate(kernel: Callable[..., Any], signature: tuple[Any, ...], cc: Capability, threads: int) -> Any:
     """A kernel as code that the linker optimizes as a whole, for blocks of at most `threads`."""
-    options = {"abi": "numba", "device": False, "output": "ltoir", "launch_bounds": (threads, 1)}
+    options = {"abi": "numba", "device": False, "output": "ltoir", "launch_bounds": (threads, max(1, _RESIDENT // threads))}
     with _lock, _compiling_for(cc):
         code, _ = cuda.compile(kernel, signature, cc=cc, **options)
     return ObjectCode.from_ltoir(code)

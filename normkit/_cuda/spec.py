@@ -16,13 +16,14 @@ from .._layout import Segment, SetView, ceil_div
 
 BLOCK = 256  # threads; a larger team is a block of its own
 VECTOR_BYTES = 16
-# Registers of a thread that hold elements, 4 bytes each: the rest of 64, the most that lets 1024 threads run together.
-HELD_BYTES = 128
+HELD_BYTES = 128  # of a thread's registers, for elements
 # (members, positions each) of the teams that hold a whole set, the smallest that fits. Not yet measured on a device.
 SET_TEAMS = ((1, 2), (8, 4), (32, 8), (256, 8), (512, 8))
-LANE_TEAMS = ((1, 8), (32, 8), (64, 8))
-# Sets too long for these go in chunks. A lane-major chunk is 4 rounds long, for fewer partial sums.
-CHUNK_TEAM = {False: (256, 1), True: (32, 4)}
+LANE_TEAMS = ((1, 8), (32, 8))
+# Sets too long for these go in chunks: of as many positions as 256 members hold, or of 1024 positions (lane-major, in rounds of
+# 32 members with 4 each: a member has the numbers of `width` sets to hold besides).
+CHUNK_TEAM = {False: 256, True: 32}
+LANE_POSITIONS, LANE_CHUNK = 4, 1024
 # From this many tiles on, a block takes all chunks of its sets, and reads them again while L2 has them: one launch.
 LOOPED_TILES = 256
 X, Y, W, B = range(1, 5)  # strides in a segment, after its size; in a gradient Y is dx, B is dy
@@ -75,6 +76,11 @@ class Spec:
         return self.width if self.lanes else 1
 
     @property
+    def each(self) -> int:
+        """Step from set to set for the elements of a position: 0 where all are of one."""
+        return int(self.lanes)
+
+    @property
     def held(self) -> int:
         """Elements that a thread holds."""
         return self.vectors * self.width
@@ -123,9 +129,14 @@ def shape_of(view: SetView, itemsize: int, wide: bool) -> Shape:
     return Shape(lanes, width, view, walk)
 
 
+def elements_held(wide: bool, arrays: int) -> int:
+    """Of each of `arrays`, by one thread."""
+    return HELD_BYTES // (8 if wide else 4) // arrays
+
+
 def team_that_holds(shape: Shape, wide: bool, arrays: int) -> tuple[int, int] | None:
     """(members, positions each) of the team that holds a whole set of `arrays`, if there is one."""
-    most = HELD_BYTES // (8 if wide else 4) // arrays // shape.width
+    most = elements_held(wide, arrays) // shape.width
     for team, positions in LANE_TEAMS if shape.lanes else SET_TEAMS:
         if shape.positions <= team * min(most, positions):
             return team, 1 << (ceil_div(max(1, shape.positions), team) - 1).bit_length()
@@ -134,12 +145,11 @@ def team_that_holds(shape: Shape, wide: bool, arrays: int) -> tuple[int, int] | 
 
 def chunk_team(shape: Shape, wide: bool, arrays: int) -> tuple[int, int, int]:
     """(members, positions each, rounds) of a chunk."""
-    team, rounds = CHUNK_TEAM[shape.lanes]
-    most = HELD_BYTES // (8 if wide else 4) // arrays
-    if not shape.lanes:
-        return team, min(8, most // shape.width), rounds
-    vectors = most // (2 if wide else 4)
-    return team, vectors, rounds * 8 // vectors
+    team = CHUNK_TEAM[shape.lanes]
+    if shape.lanes:
+        vectors = LANE_POSITIONS // arrays
+        return team, vectors, LANE_CHUNK // team // vectors
+    return team, min(8, elements_held(wide, arrays) // shape.width), 1
 
 
 def operand(shape: Shape, column: int, storage: str, itemsize: int, pointer: int, may_be_still: bool) -> Operand:

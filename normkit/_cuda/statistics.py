@@ -53,6 +53,7 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
     The first batch stays in `held`, scaled. A constant set has d = 0 exactly: the pivot starts as its first element.
     """
     vectors, width, own, team, center, real = spec.vectors, spec.width, spec.own, spec.team, spec.center, tools.real
+    each = spec.each
     batch, unit, rounds, step = team * vectors, 1 if spec.lanes else spec.width, spec.rounds, tools.steps[1]
     load, reduce, along, vote = tools.load, tools.reduce, tools.along, tools.vote
     leader, fetch_first, scale_for = tools.leader, fetch_of(Operand(spec.x.storage), own), _scale_for(spec)
@@ -62,7 +63,7 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
         for j in range(vectors):
             if valid and first + member + j * team < stop:
                 for k in range(width):
-                    d, square = deviation_terms((held[j * width + k], pivot[k % own]))
+                    d, square = deviation_terms((held[j * width + k], pivot[k * each]))
                     sums[k] += d
                     sums[width + k] += square
 
@@ -100,9 +101,9 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
             clear(sums)
             add(held, first, stop, member, valid, pivot, sums)
             reduce(sums, shared)
-            n = real(min(stop - first, types.int64(batch)) * unit)
+            share = real(types.float32(1) / types.float32(min(stop - first, types.int64(batch)) * unit))
             for k in range(own):
-                pivot[k] += sums[k] / n
+                pivot[k] += sums[k] * share
         clear(sums)
         add(held, first, stop, member, valid, pivot, sums)
         rest_of_chunk(x, geo, at, first, stop, member, valid, held, pivot, scale, sums)
@@ -141,13 +142,13 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
 
 
 def moments_of(spec: Spec) -> Primitive:
-    """moments(pivot, s, q, n, scale): (pivot, mean - pivot, M2) in float64, of the data before they were scaled."""
+    """moments(pivot, s, q, share, scale): (pivot, mean - pivot, M2) in float64, of the data before they were scaled."""
     center = spec.center
 
     @device
-    def moments(pivot: Any, s: Any, q: Any, n: Any, scale: Any) -> Any:
+    def moments(pivot: Any, s: Any, q: Any, share: Any, scale: Any) -> Any:
         inverse, total = inverse_of(types.float32(scale)), types.float64(s)
-        low = total / n if center else types.float64(0)
+        low = total * share if center else types.float64(0)
         m2 = types.float64(q) - total * low
         return types.float64(pivot) * inverse, low * inverse, (types.float64(0) if m2 < 0 else m2) * inverse * inverse
 
@@ -170,9 +171,9 @@ def partial_of(spec: Spec, tools: Tools) -> Primitive:
         statistics(x, geo, at, first, stop, member, valid, held, pivot, scale, sums, shared)
         if valid and member == 0:
             rows = geo[CHUNKS] * geo[SETS]
+            share = 1 / types.float64((stop - first) * unit)
             for k in range(own):
-                n = types.float64((stop - first) * unit)
-                mean, low, m2 = moments(pivot[k], sums[k], sums[width + k], n, scale[k])
+                mean, low, m2 = moments(pivot[k], sums[k], sums[width + k], share, scale[k])
                 to = chunk * geo[SETS] + first_set + k
                 write(parts, to, mean)
                 write(parts, rows + to, low)
@@ -182,14 +183,14 @@ def partial_of(spec: Spec, tools: Tools) -> Primitive:
 
 
 def merge_of(spec: Spec, scale_of: Primitive) -> Primitive:
-    """merge(parts, sets, geo, k, divisor, eps): the numbers of set k, by all lanes of a warp, from the moments of its chunks.
+    """merge(parts, sets, geo, k, share, eps): the numbers of set k, by all lanes of a warp, from the moments of its chunks.
 
     Chan, Golub and LeVeque (1983), eq. 2.1 for any number of parts, about the pivot of the first.
     """
     chunk_length, unit = spec.chunk, 1 if spec.lanes else spec.width
 
     @device
-    def merge(parts: Any, sets: Any, geo: Any, k: Any, divisor: Any, eps: Any) -> None:
+    def merge(parts: Any, sets: Any, geo: Any, k: Any, share: Any, eps: Any) -> None:
         lane = types.int64(cuda.threadIdx.x) % 32
         n_sets, chunks = geo[SETS], geo[CHUNKS]
         rows = chunks * n_sets
@@ -210,6 +211,6 @@ def merge_of(spec: Spec, scale_of: Primitive) -> Primitive:
             write(sets, MEAN * n_sets + k, mean)
             write(sets, MEAN_LOW * n_sets + k, shift - (mean - start))
             write(sets, M2 * n_sets + k, m2)
-            write(sets, RSTD * n_sets + k, scale_of(m2, divisor, eps))
+            write(sets, RSTD * n_sets + k, scale_of(m2 * share, types.float64(1), eps))
 
     return merge  # type: ignore[no-any-return]

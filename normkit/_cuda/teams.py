@@ -103,8 +103,7 @@ def _task_of(quotient: Primitive) -> Primitive:
 def load_of(spec: Spec, operand: Operand, column: int, along: Primitive, step: int) -> Primitive:
     """load(address, geo, at, first, stop, member, valid, held, scale): a member's positions of a batch, zero where none is."""
     vectors, width, team = spec.vectors, spec.width, spec.team
-    unit = 1 if spec.lanes else spec.width
-    own = spec.own
+    unit, each = 1 if spec.lanes else spec.width, spec.each
     fetch, fetch_one = fetch_of(operand, width), fetch_of(Operand(operand.storage), 1)
     real = types.float64 if spec.wide else types.float32
 
@@ -126,7 +125,7 @@ def load_of(spec: Spec, operand: Operand, column: int, along: Primitive, step: i
             if valid and i < stop:
                 get(address, geo, at, i * unit, held, j * width)
                 for k in range(width):
-                    held[j * width + k] *= scale[k % own]
+                    held[j * width + k] *= scale[k * each]
             else:
                 for k in range(width):
                     held[j * width + k] = real(0)
@@ -149,13 +148,17 @@ def _reduce_of(spec: Spec) -> tuple[Primitive, int]:
     tree = tree_of(warps, stride)
 
     @device
+    def exchange(sums: Any, at: Any) -> None:
+        value = fold(sums, at)
+        for index in range(exchanges):
+            value += cuda.shfl_xor_sync(EVERY_LANE, value, nearest << index)
+        sums[at] = value
+
+    @device
     def within_warp(sums: Any) -> None:
-        for row in range(2):
-            for k in range(own):
-                value = fold(sums, row * width + k)
-                for index in range(exchanges):
-                    value += cuda.shfl_xor_sync(EVERY_LANE, value, nearest << index)
-                sums[row * width + k] = value
+        for k in range(own):
+            exchange(sums, k)  # the second row apart: a loop over rows as well is not unrolled for devices of 10.0
+            exchange(sums, width + k)
 
     @device
     def across_warps(sums: Any, shared: Any) -> None:

@@ -45,6 +45,39 @@ def _packed(storage: str, width: int) -> ir.Type:
     return ir.VectorType(_I32, size * width // 4) if size * width >= 4 else ir.IntType(8 * size * width)
 
 
+def _unpacked(builder: ir.IRBuilder, whole: ir.Value, kind: ir.Type, size: int, k: int) -> ir.Value:
+    """Element k of what one access read."""
+    if not isinstance(whole.type, ir.VectorType):
+        return builder.trunc(builder.lshr(whole, ir.Constant(whole.type, 8 * size * k)), kind)
+    if size >= 4:
+        return builder.extract_element(whole, ir.Constant(_I32, k))
+    word = builder.extract_element(whole, ir.Constant(_I32, k * size // 4))
+    return builder.trunc(builder.lshr(word, ir.Constant(_I32, 8 * size * k % 32)), kind)
+
+
+def _pack(builder: ir.IRBuilder, values: list[ir.Value], packed: ir.Type, size: int) -> ir.Value:
+    """Elements as one access writes them. Vectors of 16-bit elements would be cut into narrower stores."""
+    each = isinstance(packed, ir.VectorType)
+    word = packed.element if each else packed
+    of_word = max(1, 4 // size) if each else len(values)
+    words = []
+    for start in range(0, len(values), of_word):
+        joined = values[start]
+        if of_word > 1:
+            parts = [builder.shl(builder.zext(v, word), ir.Constant(word, 8 * size * k))
+                     for k, v in enumerate(values[start : start + of_word])]  # fmt: skip
+            joined = parts[0]
+            for part in parts[1:]:
+                joined = builder.or_(joined, part)
+        words.append(joined)
+    if not each:
+        return words[0]
+    whole = ir.Constant(packed, ir.Undefined)
+    for k, value in enumerate(words):
+        whole = builder.insert_element(whole, value, ir.Constant(_I32, k))
+    return whole
+
+
 def fetch_of(operand: Operand, width: int) -> Primitive:
     """fetch(address, offset, step, to, at): to[at + k] = element at offset + k * step, for k below width."""
     kind, size = memory_type(operand.storage), _size(operand.storage)
@@ -56,14 +89,13 @@ def fetch_of(operand: Operand, width: int) -> Primitive:
             whole = None
             if operand.vector:
                 packed = _packed(operand.storage, width)
-                loaded = builder.load(_memory(builder, args[0], args[1], packed, size), align=size * width)
-                whole = builder.bitcast(loaded, ir.VectorType(kind, width))
+                whole = builder.load(_memory(builder, args[0], args[1], packed, size), align=size * width)
             for k in range(width):
                 if whole is None:
                     offset = builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, k)))
                     value = builder.load(_memory(builder, args[0], offset, kind, size), align=size)
                 else:
-                    value = builder.extract_element(whole, ir.Constant(_I32, k))
+                    value = _unpacked(builder, whole, kind, size, k)
                 number = decode(builder, value, operand.storage, wide)
                 builder.store(number, _slot(context, builder, sig.args[3], args[3], args[4], k))
             return context.get_dummy_value()
@@ -80,19 +112,19 @@ def put_of(operand: Operand, width: int) -> Primitive:
     @intrinsic
     def put(typingctx: Any, address: Any, offset: Any, step: Any, source: Any, at: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-            whole = ir.Constant(ir.VectorType(kind, width), ir.Undefined)
+            values = []
             for k in range(width):
                 number = builder.load(_slot(context, builder, sig.args[3], args[3], args[4], k))
                 value = encode(builder, number, operand.storage)
                 if operand.vector:
-                    whole = builder.insert_element(whole, value, ir.Constant(_I32, k))
+                    values.append(value)
                     continue
                 offset = builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, k)))
                 builder.store(value, _memory(builder, args[0], offset, kind, size), align=size)
             if operand.vector:
                 packed = _packed(operand.storage, width)
                 pointer = _memory(builder, args[0], args[1], packed, size)
-                builder.store(builder.bitcast(whole, packed), pointer, align=size * width)
+                builder.store(_pack(builder, values, packed, size), pointer, align=size * width)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.int64, source, types.int64), generate

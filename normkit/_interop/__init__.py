@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _dlpack
 from .._dtypes import RESULTS, SUPPORTED, Array, DType, bfloat16, name_of, result_name
-from .libraries import NUMPY, DeviceArray, Standard, cupy_on, torch_on
+from .libraries import NUMPY, DeviceArray, cupy_on, torch_on
 from .libraries import Library as Library
 from .libraries import library_of as library_of
 from .libraries import native as native
@@ -87,6 +87,8 @@ def _from_numpy(value: Any, name: str) -> Incoming:
 
 
 def _refuse_device(name: str, device: str) -> NoReturn:
+    if name not in ("x", "content"):
+        raise ValueError(f"{name} is on {device}, where x is not; all arrays of a call must be on one device")
     remedy = f"bring it to the CPU, as in {name}.cpu()"
     raise TypeError(f"{name} is on {device}, which normkit has no kernels for; {remedy}")
 
@@ -183,17 +185,18 @@ def _from_dlpack(value: Any, name: str) -> Incoming:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     try:
         device, index = value.__dlpack_device__()
-        if int(device) in (_dlpack.CUDA, _dlpack.CUDA_MANAGED):
-            if not hasattr(value, "__array_namespace__"):
-                raise TypeError(f"{name} is a {kind} on cuda:{index} without __array_namespace__; pass it as a CuPy array")
-            return _on_device(Standard(value.__array_namespace__(), value.device).view(value), name)
-        if int(device) not in (_dlpack.CPU, _dlpack.CUDA_HOST):
+        on_cuda = int(device) in (_dlpack.CUDA, _dlpack.CUDA_MANAGED)
+        if on_cuda and not hasattr(value, "__array_namespace__"):
+            raise TypeError(f"{name} is a {kind} on cuda:{index} without __array_namespace__; pass it as a CuPy array")
+        if not on_cuda and int(device) not in (_dlpack.CPU, _dlpack.CUDA_HOST):
             _refuse_device(name, f"{_dlpack.DEVICES.get(int(device), f'device type {int(device)}')}:{index}")
-        array = _dlpack.read(value)
+        array = library_of(value).view(value) if on_cuda else _dlpack.read(value)
     except _dlpack.MalformedCapsuleError as error:
         raise ValueError(f"{name} is a {kind}, and {error}") from error
     except (AttributeError, BufferError, RuntimeError) as error:
         raise TypeError(f"{name} is a {kind} that cannot be read through __dlpack__: {error}") from error
+    if isinstance(array, DeviceArray):
+        return _on_device(array, name)
     return Incoming(_checked(array, name), _emitter(value), array.shape)
 
 
