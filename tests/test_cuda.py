@@ -221,7 +221,8 @@ def test_gradients_of_long_sets(monkeypatch, driver, shape, looped):
 
 
 def test_gradients_by_given_statistics():
-    x, dy, weight = images(shape=(2, 6, 8, 8)), uneven((2, 6, 8, 8), np.float32), np.linspace(0.5, 2, 6, dtype=np.float32)
+    x, dy = images(shape=(2, 6, 8, 8)), uneven((2, 6, 8, 8), np.float32)
+    weight = np.linspace(0.5, 2, 6, dtype=np.float32)
     m = nk.moments(images(3, (2, 6, 8, 8)), (0, 2, 3))
     wanted = nk.vjp(nk.batch_norm, x, weight, moments=m)[1](dy)
     found = nk.vjp(nk.batch_norm, put(x), put(weight), moments=m)[1](put(dy))
