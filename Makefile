@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench gpu-check clean
 
 demo: .venv/demo  ## normalization at work on two photographs: prints a table, writes style_contrast.png
 	$(BIN)/python examples/style_contrast.py --out style_contrast.png
@@ -15,6 +15,9 @@ test: .venv/test  ## all checks and tests
 
 bench: .venv/bench  ## the case table on the current commit, beside a copy of the same bytes
 	cd asv_bench && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr
+
+gpu-check: .venv/gpu-check  ## the tests on a CUDA device, and its table of times: writes docs/gpu-results.md
+	$(BIN)/python -m tests.gpu_check
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

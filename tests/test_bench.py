@@ -1,5 +1,7 @@
 """Every benchmark case and every example runs, at a small size; the README's code too."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,7 @@ def test_the_style_network():
     assert image < 1e-4 and gradients < 1e-2
 
 
-def test_the_readme_examples():
+def test_the_readme_examples(monkeypatch):
     text = (ROOT / "README.md").read_text()
     blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
     names = {}
@@ -101,5 +103,17 @@ def test_the_readme_examples():
     torch, jax = pytest.importorskip("torch", reason="an extra"), pytest.importorskip("jax", reason="an extra")
     model, tensor = torch.nn.Sequential(torch.nn.InstanceNorm2d(3)), torch.ones(2, 8, 4, requires_grad=True)
     for block in blocks[1:]:
-        exec(block, {**names, "running": names["batch"], "torch": torch, "jax": jax, "model": model, "tensor": tensor})
-    assert len(blocks) == 5
+        more = {"running": names["batch"], "torch": torch, "jax": jax, "model": model, "tensor": tensor}
+        exec(block, {**names, **(on_device(monkeypatch) if "cupy" in block else more)})
+    assert len(blocks) == 6
+
+
+def on_device(monkeypatch):
+    """What the example for GPUs names, in the emulator."""
+    from normkit._cuda import launch
+    from tests import fake_cuda
+
+    monkeypatch.setattr(launch, "driver", fake_cuda.Driver())
+    cupy = SimpleNamespace(random=SimpleNamespace(rand=lambda *shape: fake_cuda.put(np.random.default_rng(0).random(shape))))
+    tensor = SimpleNamespace(cuda=lambda: fake_cuda.put(np.random.default_rng(0).random((2, 64, 4, 4))))
+    return {"cupy": cupy, "tensor": tensor, "result": fake_cuda.put(np.zeros((2, 64, 4, 4)))}

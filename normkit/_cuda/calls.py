@@ -130,7 +130,7 @@ class _Call:
             geometry = (*geometry[: sp.PLANE], rstd_row * plan.n_sets, *geometry[sp.PLANE + 1 :])
         addresses = (*self._addresses, _address(sets), _address(sums), _address(parts))
         arguments = (*addresses, *geometry, float(numbers[0]), float(numbers[1]))
-        launch.driver.launch(replace(plan.spec, kernel=kernel), grid, self.x.device, self.x.stream, arguments)
+        launch.driver.launch(sp.named(plan.spec, kernel), grid, self.x.device, self.x.stream, arguments)
 
     def launch_all(self, kernel: str, **options: Any) -> None:
         """Enqueue a kernel over every chunk of every tile."""

@@ -12,6 +12,7 @@ from cuda.core._utils.cuda_utils import CUDAError
 
 from .cache import machine_for
 from .package import Capability
+from .package import versions as versions
 from .spec import Spec
 
 _OLDEST: Capability = (8, 0)

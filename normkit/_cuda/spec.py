@@ -8,8 +8,8 @@ an operand is addressed (by vectors or one by one) changes no bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from math import prod
 
 from .._layout import Segment, SetView, ceil_div
@@ -39,9 +39,9 @@ class Operand:
     still: bool = False  # the same along a set
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
-    """What a kernel is compiled for."""
+    """What a kernel is compiled for. Its hash is kept: to compute it takes 5 us, as long as a launch."""
 
     kernel: str
     lanes: bool
@@ -59,6 +59,13 @@ class Spec:
     big: bool  # more than 2**31 sets, or elements in one
     center: bool
     wanted: bool = False  # whether statistics are written
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, each.name) for each in fields(self)))
 
     @property
     def block(self) -> int:
@@ -89,6 +96,12 @@ class Spec:
     def chunk(self) -> int:
         """Positions of a chunk."""
         return self.team * self.vectors * self.rounds
+
+
+@lru_cache(maxsize=4096)
+def named(spec: Spec, kernel: str) -> Spec:
+    """The Spec of another kernel."""
+    return replace(spec, kernel=kernel)
 
 
 # The numbers at the head of a geometry; segments follow, (size, strides of x, y, w, b) each.

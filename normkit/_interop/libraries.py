@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class DeviceArray:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
     def reshape(self, shape: Any) -> DeviceArray:
         """The same memory with axes of length 1 added or left out, or copied."""
@@ -135,6 +136,13 @@ class Library:
 NUMPY = Library()
 
 
+@lru_cache(maxsize=4096)
+def _memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes by falling stride, those of length 1 last; and the way back."""
+    order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]) if shape[axis] > 1 else 0)
+    return tuple(order), tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
 @dataclass(frozen=True)
 class _OnDevice(Library):
     """A library on one device: what its functions are called, where they are not as the array API standard has them."""
@@ -159,9 +167,9 @@ class _OnDevice(Library):
 
     def new_like(self, like: DeviceArray, dtype: DType) -> DeviceArray:
         """New memory in the memory order of an array: its axes by falling stride."""
-        order = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]) if like.shape[axis] > 1 else 0)
+        order, back = _memory_order(like.shape, like.strides)
         made = self.empty(tuple(like.shape[axis] for axis in order), dtype)
-        array: DeviceArray = self.view(self.permute(made, tuple(int(axis) for axis in np.argsort(order))))
+        array: DeviceArray = self.view(self.permute(made, back))
         return array
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
