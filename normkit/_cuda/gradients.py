@@ -22,7 +22,8 @@ def _numbers_of(spec: Spec, tools: Tools) -> Primitive:
     centre, own, real = centre_of(tools), spec.own, tools.real
 
     @device
-    def numbers(sets: Any, geo: Any, first_set: Any, valid: Any, high: Any, low: Any, rstd: Any, scale: Any) -> None:
+    def numbers(sets: Any, geo: Any, first_set: Any, valid: Any, into: Any) -> None:
+        high, low, rstd, scale = into
         for k in range(own):
             high[k], low[k], rstd[k], scale[k] = real(0), real(0), real(0), real(1)
             if valid:
@@ -42,11 +43,11 @@ def _loads_of(spec: Spec, tools: Tools) -> Primitive:
     load, own, real = load_of(spec, spec.b, 3, tools.along, tools.steps[4]), spec.own, tools.real
 
     @device
-    def load_dy(address: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any, held: Any) -> None:
+    def load_dy(address: Any, geo: Any, at: Any, span: Any, held: Any) -> None:
         ones = cuda.local.array(own, real)
         for k in range(own):
             ones[k] = real(1)
-        load(address, geo, at, first, stop, member, valid, held, ones)
+        load(address, geo, at, span, held, ones)
 
     return load_dy  # type: ignore[no-any-return]
 
@@ -58,10 +59,8 @@ def _add_of(spec: Spec, tools: Tools) -> Primitive:
     _, weight_of = affine_of(spec, tools, spec.w, 2, 1.0)
 
     @device
-    def add(
-        w: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, steps: Any, high: Any, low: Any, rstd: Any, weight: Any, sums: Any,
-    ) -> None:  # fmt: skip
+    def add(w: Any, geo: Any, at: Any, span: Any, both: Any, numbers: Any, weight: Any, sums: Any) -> None:
+        (first, stop, member, valid), (held, steps), (high, low, rstd, _) = span, both, numbers
         for j in range(vectors):
             i = first + member + j * team
             if valid and i < stop:
@@ -85,10 +84,8 @@ def _add_moving_of(spec: Spec, tools: Tools) -> Primitive:
     real = tools.real
 
     @device
-    def add(
-        w: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, steps: Any, high: Any, low: Any, rstd: Any, weight: Any, sums: Any,
-    ) -> None:  # fmt: skip
+    def add(w: Any, geo: Any, at: Any, span: Any, both: Any, numbers: Any, weight: Any, sums: Any) -> None:
+        (first, stop, member, valid), (held, steps), (high, low, rstd, _) = span, both, numbers
         plane = geo[PLANE] * size
         for j in range(vectors):
             i = first + member + j * team
@@ -112,10 +109,9 @@ def _store_of(spec: Spec, tools: Tools) -> Primitive:
     _, weight_of = affine_of(spec, tools, spec.w, 2, 1.0)
 
     @device
-    def store(
-        y: Any, w: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any, held: Any, steps: Any,
-        high: Any, low: Any, rstd: Any, shift: Any, slope: Any, gain: Any, weight: Any, out: Any,
-    ) -> None:  # fmt: skip
+    def store(ends: Any, geo: Any, at: Any, span: Any, both: Any, numbers: Any, rest: Any, affine: Any) -> None:
+        (y, w), (first, stop, member, valid), (held, steps) = ends, span, both
+        (high, low, rstd, _), (shift, slope, gain), (weight, out) = numbers, rest, affine
         for j in range(vectors):
             i = first + member + j * team
             if valid and i < stop:
@@ -131,12 +127,8 @@ def _store_of(spec: Spec, tools: Tools) -> Primitive:
 def backward_held(spec: Spec) -> Callable[..., None]:
     """Sums and dx, from one read of x and dy."""
     tools = tools_of(spec)
-    numbers_of, load_dy, add, store = (
-        _numbers_of(spec, tools),
-        _loads_of(spec, tools),
-        _add_of(spec, tools),
-        _store_of(spec, tools),
-    )
+    numbers_of, load_dy = _numbers_of(spec, tools), _loads_of(spec, tools)
+    add, store = _add_of(spec, tools), _store_of(spec, tools)
     weight_before, _ = affine_of(spec, tools, spec.w, 2, 1.0)
     locate, kept, load, reduce, real = tools.locate, tools.kept, tools.load, tools.reduce, tools.real
     size, width, doubled, own, scratch = spec.held, spec.width, 2 * spec.width, spec.own, tools.scratch
@@ -151,14 +143,15 @@ def backward_held(spec: Spec) -> Callable[..., None]:
         first_set, member, valid = locate(geo, types.int64(cuda.blockIdx.x))
         at = kept(geo, first_set if valid else types.int64(0))
         first, stop = types.int64(0), geo[POSITIONS]
-        numbers_of(sets, geo, first_set, valid, high, low, rstd, scale)
-        load(x, geo, at[0], first, stop, member, valid, held, scale)
-        load_dy(b, geo, at[3], first, stop, member, valid, steps)
+        span, both, numbers = (first, stop, member, valid), (held, steps), (high, low, rstd, scale)
+        numbers_of(sets, geo, first_set, valid, numbers)
+        load(x, geo, at[0], span, held, scale)
+        load_dy(b, geo, at[3], span, steps)
         if valid:
             weight_before(w, geo, at[2], first, weight)
         for k in range(doubled):
             sums[k] = real(0)
-        add(w, geo, at, first, stop, member, valid, held, steps, high, low, rstd, weight, sums)
+        add(w, geo, at, span, both, numbers, weight, sums)
         reduce(sums, shared)
         for k in range(own):
             total, product = types.float64(sums[k]), types.float64(sums[width + k])
@@ -167,7 +160,7 @@ def backward_held(spec: Spec) -> Callable[..., None]:
                 write(sums_out, geo[SETS] + first_set + k, product)
             shift[k], slope[k] = real(total * shares[0]), real(product * shares[1])
             gain[k] = real(read(sets, SET_GAIN * geo[SETS] + first_set + k)) if valid else real(0)
-        store(y, w, geo, at, first, stop, member, valid, held, steps, high, low, rstd, shift, slope, gain, weight, out)
+        store((y, w), geo, at, span, both, numbers, (shift, slope, gain), (weight, out))
 
     return kernel
 
@@ -181,24 +174,18 @@ def _partial_of(spec: Spec, tools: Tools, moving: bool) -> Primitive:
     width, own, chunk_length, rounds, batch = spec.width, spec.own, spec.chunk, spec.rounds, spec.team * spec.vectors
 
     @device
-    def of_sets(sets: Any, geo: Any, first_set: Any, valid: Any, high: Any, low: Any, rstd: Any, scale: Any) -> None:
-        numbers_of(sets, geo, first_set, valid, high, low, rstd, scale)
-
-    @device
-    def of_none(sets: Any, geo: Any, first_set: Any, valid: Any, high: Any, low: Any, rstd: Any, scale: Any) -> None:
+    def of_none(sets: Any, geo: Any, first_set: Any, valid: Any, into: Any) -> None:
         for k in range(own):
-            scale[k] = real(1)
+            into[3][k] = real(1)
 
-    begin = of_none if moving else of_sets
+    begin = of_none if moving else numbers_of
 
     @device
-    def partial(
-        x: Any, w: Any, b: Any, sets: Any, parts: Any, geo: Any, tile: Any, chunk: Any, held: Any, steps: Any,
-        high: Any, low: Any, rstd: Any, scale: Any, weight: Any, sums: Any, shared: Any,
-    ) -> None:  # fmt: skip
+    def partial(ends: Any, sets: Any, parts: Any, geo: Any, task: Any, both: Any, numbers: Any, team_sums: Any) -> None:
+        (x, w, b), (tile, chunk), (weight, sums, shared) = ends, task, team_sums
         first_set, member, valid = locate(geo, tile)
         at = kept(geo, first_set if valid else types.int64(0))
-        begin(sets, geo, first_set, valid, high, low, rstd, scale)
+        begin(sets, geo, first_set, valid, numbers)
         if valid:
             weight_before(w, geo, at[2], types.int64(0), weight)
         for k in range(2 * width):
@@ -208,9 +195,10 @@ def _partial_of(spec: Spec, tools: Tools, moving: bool) -> Primitive:
         for index in range(rounds):
             start = first + index * batch
             if start < stop:
-                load(x, geo, at[0], start, stop, member, valid, held, scale)
-                load_dy(b, geo, at[3], start, stop, member, valid, steps)
-                add(w, geo, at, start, stop, member, valid, held, steps, high, low, rstd, weight, sums)
+                span = (start, stop, member, valid)
+                load(x, geo, at[0], span, both[0], numbers[3])
+                load_dy(b, geo, at[3], span, both[1])
+                add(w, geo, at, span, both, numbers, weight, sums)
         reduce(sums, shared)
         if valid and member == 0:
             for k in range(own):
@@ -232,8 +220,8 @@ def _products(spec: Spec, moving: bool) -> Callable[..., None]:
         high, low, rstd = cuda.local.array(own, real), cuda.local.array(own, real), cuda.local.array(own, real)
         scale, weight = cuda.local.array(own, real), cuda.local.array(width, real)
         shared = cuda.shared.array(scratch, real)
-        tile, chunk = task(geo)
-        partial(x, w, b, sets, parts, geo, tile, chunk, held, steps, high, low, rstd, scale, weight, sums, shared)
+        both, numbers = (held, steps), (high, low, rstd, scale)
+        partial((x, w, b), sets, parts, geo, task(geo), both, numbers, (weight, sums, shared))
 
     return kernel
 
@@ -286,13 +274,11 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
     own, chunk_length, rounds, batch = spec.own, spec.chunk, spec.rounds, spec.team * spec.vectors
 
     @device
-    def apply(
-        x: Any, y: Any, w: Any, b: Any, sets: Any, geo: Any, tile: Any, chunk: Any, held: Any, steps: Any,
-        high: Any, low: Any, rstd: Any, scale: Any, shift: Any, slope: Any, gain: Any, weight: Any, out: Any,
-    ) -> None:  # fmt: skip
+    def apply(ends: Any, sets: Any, geo: Any, task: Any, both: Any, numbers: Any, rest: Any, affine: Any) -> None:
+        (x, y, w, b), (tile, chunk), (shift, slope, gain) = ends, task, rest
         first_set, member, valid = locate(geo, tile)
         at = kept(geo, first_set if valid else types.int64(0))
-        numbers_of(sets, geo, first_set, valid, high, low, rstd, scale)
+        numbers_of(sets, geo, first_set, valid, numbers)
         for k in range(own):
             shift[k], slope[k], gain[k] = real(0), real(0), real(0)
             if valid:
@@ -300,15 +286,16 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
                 slope[k] = real(read(sets, SET_SLOPE * geo[SETS] + first_set + k))
                 gain[k] = real(read(sets, SET_GAIN * geo[SETS] + first_set + k))
         if valid:
-            weight_before(w, geo, at[2], types.int64(0), weight)
+            weight_before(w, geo, at[2], types.int64(0), affine[0])
         first = chunk * chunk_length
         stop = min(first + chunk_length, geo[POSITIONS])
         for index in range(rounds):
             start = first + index * batch
             if start < stop:
-                load(x, geo, at[0], start, stop, member, valid, held, scale)
-                load_dy(b, geo, at[3], start, stop, member, valid, steps)
-                store(y, w, geo, at, start, stop, member, valid, held, steps, high, low, rstd, shift, slope, gain, weight, out)
+                span = (start, stop, member, valid)
+                load(x, geo, at[0], span, both[0], numbers[3])
+                load_dy(b, geo, at[3], span, both[1])
+                store((y, w), geo, at, span, both, numbers, rest, affine)
 
     return apply  # type: ignore[no-any-return]
 
@@ -325,10 +312,8 @@ def apply_gradient(spec: Spec) -> Callable[..., None]:
         scale, shift = cuda.local.array(own, real), cuda.local.array(own, real)
         slope, gain = cuda.local.array(own, real), cuda.local.array(own, real)
         weight, out = cuda.local.array(width, real), cuda.local.array(width, real)
-        tile, chunk = task(geo)
-        apply_chunk(
-            x, y, w, b, sets, geo, tile, chunk, held, steps, high, low, rstd, scale, shift, slope, gain, weight, out
-        )  # fmt: skip
+        both, numbers, rest = (held, steps), (high, low, rstd, scale), (shift, slope, gain)
+        apply_chunk((x, y, w, b), sets, geo, task(geo), both, numbers, rest, (weight, out))
 
     return kernel
 
@@ -347,18 +332,17 @@ def backward_looped(spec: Spec) -> Callable[..., None]:
         slope, gain = cuda.local.array(own, real), cuda.local.array(own, real)
         weight, out = cuda.local.array(width, real), cuda.local.array(width, real)
         shared = cuda.shared.array(scratch, real)
+        both, numbers, rest = (held, steps), (high, low, rstd, scale), (shift, slope, gain)
         tile = types.int64(cuda.blockIdx.x)
         for chunk in range(geo[CHUNKS]):
-            partial(x, w, b, sets, parts, geo, tile, chunk, held, steps, high, low, rstd, scale, weight, sums, shared)
+            partial((x, w, b), sets, parts, geo, (tile, chunk), both, numbers, (weight, sums, shared))
         cuda.syncthreads()
         begin, end = sets_of_tile(geo, tile)
         for k in range(begin + cuda.threadIdx.x // 32, end, warps):
             merge(parts, sets, sums_out, geo, k, shares, True)
         cuda.syncthreads()
         for index in range(geo[CHUNKS]):
-            chunk = geo[CHUNKS] - 1 - index
-            apply_chunk(
-                x, y, w, b, sets, geo, tile, chunk, held, steps, high, low, rstd, scale, shift, slope, gain, weight, out
-            )  # fmt: skip
+            task = (tile, geo[CHUNKS] - 1 - index)
+            apply_chunk((x, y, w, b), sets, geo, task, both, numbers, rest, (weight, out))
 
     return kernel

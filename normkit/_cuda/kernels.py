@@ -24,14 +24,14 @@ _LIMIT, _SMALL = types.float64(RSTD_LIMIT), types.float64(1 / RSTD_LIMIT)
 
 
 def store_of(spec: Spec, tools: Tools) -> Primitive:
-    """store(...): the norm of the batch that is held, which starts at position `first`."""
+    """store(...): the norm of the batch that is held.
+
+    ends: addresses of y, w, b; numbers: (high, low, rstd, scale) of a thread's sets; affine: room for weight, bias, result.
+    """
     vectors, width, each, team = spec.vectors, spec.width, spec.each, spec.team
 
     @device
-    def nothing(
-        y: Any, w: Any, b: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, high: Any, low: Any, rstd: Any, weight: Any, bias: Any, out: Any,
-    ) -> None:  # fmt: skip
+    def nothing(ends: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, affine: Any) -> None:
         pass
 
     if spec.y is None:
@@ -41,10 +41,9 @@ def store_of(spec: Spec, tools: Tools) -> Primitive:
     _, bias_of = affine_of(spec, tools, spec.b, 3, 0.0)
 
     @device
-    def store(
-        y: Any, w: Any, b: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, high: Any, low: Any, rstd: Any, weight: Any, bias: Any, out: Any,
-    ) -> None:  # fmt: skip
+    def store(ends: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, affine: Any) -> None:
+        (y, w, b), (first, stop, member, valid) = ends, span
+        (high, low, rstd, _), (weight, bias, out) = numbers, affine
         for j in range(vectors):
             i = first + member + j * team
             if valid and i < stop:
@@ -98,7 +97,8 @@ def forward_held(spec: Spec) -> Callable[..., None]:
         first_set, member, valid = locate(geo, types.int64(cuda.blockIdx.x))
         at = kept(geo, first_set if valid else types.int64(0))
         stop = geo[POSITIONS]
-        statistics(x, geo, at[0], types.int64(0), stop, member, valid, held, pivot, scale, sums, shared)
+        span = (types.int64(0), stop, member, valid)
+        statistics(x, geo, at[0], span, held, (pivot, scale), (sums, shared))
         one_nth = 1 / types.float64(geo[SIZE])
         for k in range(own):
             start, shift, m2 = moments(pivot[k], sums[k], sums[width + k], one_nth, scale[k])
@@ -114,7 +114,7 @@ def forward_held(spec: Spec) -> Callable[..., None]:
         if valid:
             weight_before(w, geo, at[2], types.int64(0), weight)
             bias_before(b, geo, at[3], types.int64(0), bias)
-        store(y, w, b, geo, at, types.int64(0), stop, member, valid, held, pivot, low, rstd, weight, bias, out)
+        store((y, w, b), geo, at, span, held, (pivot, low, rstd, scale), (weight, bias, out))
 
     return kernel
 
@@ -127,10 +127,9 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
     own, chunk_length, batch, rounds = spec.own, spec.chunk, spec.team * spec.vectors, spec.rounds
 
     @device
-    def apply(
-        x: Any, y: Any, w: Any, b: Any, sets: Any, geo: Any, tile: Any, chunk: Any,
-        held: Any, high: Any, low: Any, rstd: Any, scale: Any, weight: Any, bias: Any, out: Any,
-    ) -> None:  # fmt: skip
+    def apply(x: Any, ends: Any, sets: Any, geo: Any, task: Any, held: Any, numbers: Any, affine: Any) -> None:
+        (_, w, b), (tile, chunk) = ends, task
+        (high, low, rstd, scale), (weight, bias, _) = numbers, affine
         first_set, member, valid = locate(geo, tile)
         at = kept(geo, first_set if valid else types.int64(0))
         for k in range(own):
@@ -150,8 +149,9 @@ def _apply_of(spec: Spec, tools: Tools) -> Primitive:
         for index in range(rounds):
             start = first + index * batch
             if start < stop:
-                load(x, geo, at[0], start, stop, member, valid, held, scale)
-                store(y, w, b, geo, at, start, stop, member, valid, held, high, low, rstd, weight, bias, out)
+                span = (start, stop, member, valid)
+                load(x, geo, at[0], span, held, scale)
+                store(ends, geo, at, span, held, numbers, affine)
 
     return apply  # type: ignore[no-any-return]
 
@@ -167,8 +167,7 @@ def partial_moments(spec: Spec) -> Callable[..., None]:
         held, sums = cuda.local.array(size, real), cuda.local.array(doubled, real)
         pivot, scale = cuda.local.array(own, real), cuda.local.array(own, real)
         shared = cuda.shared.array(scratch, real)
-        tile, chunk = task(geo)
-        partial(x, parts, geo, tile, chunk, held, pivot, scale, sums, shared)
+        partial(x, parts, geo, task(geo), held, (pivot, scale), (sums, shared))
 
     return kernel
 
@@ -195,8 +194,7 @@ def apply(spec: Spec) -> Callable[..., None]:
         held, scale, rstd = cuda.local.array(size, real), cuda.local.array(own, real), cuda.local.array(own, real)
         high, low = cuda.local.array(own, real), cuda.local.array(own, real)
         weight, bias, out = cuda.local.array(width, real), cuda.local.array(width, real), cuda.local.array(width, real)
-        tile, chunk = task(geo)
-        apply_chunk(x, y, w, b, sets, geo, tile, chunk, held, high, low, rstd, scale, weight, bias, out)
+        apply_chunk(x, (y, w, b), sets, geo, task(geo), held, (high, low, rstd, scale), (weight, bias, out))
 
     return kernel
 
@@ -216,14 +214,14 @@ def forward_looped(spec: Spec) -> Callable[..., None]:
         shared = cuda.shared.array(scratch, real)
         tile = types.int64(cuda.blockIdx.x)
         for chunk in range(geo[CHUNKS]):
-            partial(x, parts, geo, tile, chunk, held, pivot, scale, sums, shared)
+            partial(x, parts, geo, (tile, chunk), held, (pivot, scale), (sums, shared))
         cuda.syncthreads()
         begin, end = sets_of_tile(geo, tile)
         for k in range(begin + cuda.threadIdx.x // 32, end, warps):
             merge(parts, sets, geo, k, numbers[SHARE], numbers[EPS])
         cuda.syncthreads()
         for index in range(geo[CHUNKS]):
-            chunk = geo[CHUNKS] - 1 - index
-            apply_chunk(x, y, w, b, sets, geo, tile, chunk, held, pivot, low, rstd, scale, weight, bias, out)
+            task = (tile, geo[CHUNKS] - 1 - index)
+            apply_chunk(x, (y, w, b), sets, geo, task, held, (pivot, low, rstd, scale), (weight, bias, out))
 
     return kernel

@@ -50,6 +50,8 @@ def _scale_for(spec: Spec) -> Primitive:
 def statistics_of(spec: Spec, tools: Tools) -> Primitive:
     """Sums over positions [first, stop) of a set: of d and d * d, d = x * scale - pivot, into sums, by every member.
 
+    numbers: (pivot, scale) of a thread's sets; team_sums: (sums, shared memory to add them up in).
+
     The first batch stays in `held`, scaled. A constant set has d = 0 exactly: the pivot starts as its first element.
     """
     vectors, width, own, team, center, real = spec.vectors, spec.width, spec.own, spec.team, spec.center, tools.real
@@ -59,7 +61,8 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
     leader, fetch_first, scale_for = tools.leader, fetch_of(Operand(spec.x.storage), own), _scale_for(spec)
 
     @device
-    def add(held: Any, first: Any, stop: Any, member: Any, valid: Any, pivot: Any, sums: Any) -> None:
+    def add(held: Any, span: Any, pivot: Any, sums: Any) -> None:
+        first, stop, member, valid = span
         for j in range(vectors):
             if valid and first + member + j * team < stop:
                 for k in range(width):
@@ -73,21 +76,18 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
             sums[k] = real(0)
 
     @device
-    def rest_of_chunk(
-        x: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any, held: Any, pivot: Any, scale: Any, sums: Any
-    ) -> None:
+    def rest_of_chunk(x: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, sums: Any) -> None:
+        (first, stop, member, valid), (pivot, scale) = span, numbers
         for index in range(1, rounds):
             start = first + index * batch
             if start < stop:
-                load(x, geo, at, start, stop, member, valid, held, scale)
-                add(held, start, stop, member, valid, pivot, sums)
+                load(x, geo, at, (start, stop, member, valid), held, scale)
+                add(held, (start, stop, member, valid), pivot, sums)
 
     @device
-    def attempt(
-        x: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, pivot: Any, scale: Any, sums: Any, shared: Any,
-    ) -> None:  # fmt: skip
-        load(x, geo, at, first, stop, member, valid, held, scale)
+    def attempt(x: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, team_sums: Any) -> None:
+        (first, stop, _, valid), (pivot, scale), (sums, shared) = span, numbers, team_sums
+        load(x, geo, at, span, held, scale)
         for k in range(own):
             pivot[k] = real(0)
         if center:
@@ -99,26 +99,24 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
             for k in range(own):
                 pivot[k] *= scale[k]
             clear(sums)
-            add(held, first, stop, member, valid, pivot, sums)
+            add(held, span, pivot, sums)
             reduce(sums, shared)
             share = real(types.float32(1) / types.float32(min(stop - first, types.int64(batch)) * unit))
             for k in range(own):
                 pivot[k] += sums[k] * share
         clear(sums)
-        add(held, first, stop, member, valid, pivot, sums)
-        rest_of_chunk(x, geo, at, first, stop, member, valid, held, pivot, scale, sums)
+        add(held, span, pivot, sums)
+        rest_of_chunk(x, geo, at, span, held, numbers, sums)
         reduce(sums, shared)
 
     @device
-    def narrow(
-        x: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, pivot: Any, scale: Any, sums: Any, shared: Any,
-    ) -> None:  # fmt: skip
+    def narrow(x: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, team_sums: Any) -> None:
+        (first, stop, _, valid), (pivot, scale), (sums, _) = span, numbers, team_sums
         for k in range(own):
             scale[k] = real(1)
         last = False
         while True:
-            attempt(x, geo, at, first, stop, member, valid, held, pivot, scale, sums, shared)
+            attempt(x, geo, at, span, held, numbers, team_sums)
             if last:
                 break
             wild = False
@@ -130,13 +128,11 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
             last = True
 
     @device
-    def wide(
-        x: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any,
-        held: Any, pivot: Any, scale: Any, sums: Any, shared: Any,
-    ) -> None:  # fmt: skip
+    def wide(x: Any, geo: Any, at: Any, span: Any, held: Any, numbers: Any, team_sums: Any) -> None:
+        _, scale = numbers
         for k in range(own):
             scale[k] = real(1)
-        attempt(x, geo, at, first, stop, member, valid, held, pivot, scale, sums, shared)
+        attempt(x, geo, at, span, held, numbers, team_sums)
 
     return wide if spec.wide else narrow  # type: ignore[no-any-return]
 
@@ -156,19 +152,18 @@ def moments_of(spec: Spec) -> Primitive:
 
 
 def partial_of(spec: Spec, tools: Tools) -> Primitive:
-    """partial(x, parts, geo, tile, chunk, ...): the moments of one chunk of the sets of a tile, into parts."""
+    """partial(x, parts, geo, (tile, chunk), ...): the moments of one chunk of the sets of a tile, into parts."""
     statistics, moments, locate, kept = statistics_of(spec, tools), moments_of(spec), tools.locate, tools.kept
     chunk_length, own, width, unit = spec.chunk, spec.own, spec.width, 1 if spec.lanes else spec.width
 
     @device
-    def partial(
-        x: Any, parts: Any, geo: Any, tile: Any, chunk: Any, held: Any, pivot: Any, scale: Any, sums: Any, shared: Any
-    ) -> None:
+    def partial(x: Any, parts: Any, geo: Any, task: Any, held: Any, numbers: Any, team_sums: Any) -> None:
+        (tile, chunk), (pivot, scale), (sums, _) = task, numbers, team_sums
         first_set, member, valid = locate(geo, tile)
         at = kept(geo, first_set if valid else types.int64(0))[0]
         first = chunk * chunk_length
         stop = min(first + chunk_length, geo[POSITIONS])
-        statistics(x, geo, at, first, stop, member, valid, held, pivot, scale, sums, shared)
+        statistics(x, geo, at, (first, stop, member, valid), held, numbers, team_sums)
         if valid and member == 0:
             rows = geo[CHUNKS] * geo[SETS]
             share = 1 / types.float64((stop - first) * unit)

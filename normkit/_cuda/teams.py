@@ -101,7 +101,10 @@ def _task_of(quotient: Primitive) -> Primitive:
 
 
 def load_of(spec: Spec, operand: Operand, column: int, along: Primitive, step: int) -> Primitive:
-    """load(address, geo, at, first, stop, member, valid, held, scale): a member's positions of a batch, zero where none is."""
+    """load(address, geo, at, span, held, scale): a member's positions of a batch, zero where none is.
+
+    span: (first position, one past the last, member, whether it has sets at all).
+    """
     vectors, width, team = spec.vectors, spec.width, spec.team
     unit, each = 1 if spec.lanes else spec.width, spec.each
     fetch, fetch_one = fetch_of(operand, width), fetch_of(Operand(operand.storage), 1)
@@ -119,7 +122,8 @@ def load_of(spec: Spec, operand: Operand, column: int, along: Primitive, step: i
     get = fetch_apart if operand.apart else fetch_even
 
     @device
-    def load(address: Any, geo: Any, at: Any, first: Any, stop: Any, member: Any, valid: Any, held: Any, scale: Any) -> None:
+    def load(address: Any, geo: Any, at: Any, span: Any, held: Any, scale: Any) -> None:
+        first, stop, member, valid = span
         for j in range(vectors):
             i = first + member + j * team
             if valid and i < stop:
