@@ -142,7 +142,7 @@ def _schedule(
         lane, walk = walk[-1], walk[:-1]
         tile = TILE_WIDTH // inner if set_step == inner else 1
     else:
-        tile = 1 if sets == 1 or abs(step) <= abs(set_step) else TILE_WIDTH
+        tile = TILE_WIDTH if sets > 1 and 0 < abs(set_step) < abs(step) else 1
     tile = max(1, min(tile, sets))
     apply_lanes = 0
     if lane[0] > 1 and reduced[-1][0] == lane[0]:

@@ -102,7 +102,6 @@ def test_bits_do_not_depend_on_neighbouring_channels(shape):
     whole = nk.instance_norm(last)
     for channels in (slice(3, 4), slice(1, None, 7), slice(None, None, -1), slice(60, None)):
         assert np.array_equal(nk.instance_norm(last[:, channels]), whole[:, channels])
-    assert np.array_equal(nk.instance_norm(x), whole), "the lanes of a sum are the same in every layout"
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])

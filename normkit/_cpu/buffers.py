@@ -6,10 +6,10 @@ from .geometry import ROW as ROW
 HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # of the norm: the centre in two parts, the scale, the affine
 SHIFT, SLOPE, GAIN = range(4, 7)  # and of its gradient, after WEIGHT
 PIVOT = HIGH  # of the statistics
-# ... then the two sums, of a strip and of a block; a pass that writes results needs them no longer ...
-SUM, SUM_OF_PRODUCTS, TOTAL, TOTAL_OF_PRODUCTS = range(4, 8)
-BUFFER, BUFFER_DY = 8, 9  # ... and strided data in line.
-WORK_ROWS = 10
+# ... then the two sums and what means are relative to; a pass that writes results needs them no longer ...
+TOTAL, TOTAL_OF_PRODUCTS, ORIGIN = range(4, 7)
+BUFFER, BUFFER_DY = 7, 8  # ... and strided data in line.
+WORK_ROWS = 9
 
 # Moments of sets, float64; the mean has two parts. What normalizes has their scale in place of M2, and a gradient more.
 MEAN, MEAN_LOW, M2 = range(3)

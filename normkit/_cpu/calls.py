@@ -10,7 +10,7 @@ from .._dtypes import Array
 from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
-from . import gradients, kernels, threads
+from . import gradients, kernels, runs, threads
 from .plan import affine, flat, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
@@ -37,8 +37,9 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
     scale = (float(plan.set_size - correction), eps)
 
     def run(kind: Array, todo: Array) -> Any:
-        arguments = (*arrays, todo, plan.geo, scale, kind)
-        return threads.launch(plan.elements, kernels.forward, kernels.forward_parallel, arguments, plan.groups)
+        arguments = (*arrays, todo, plan.geo, scale, kind, plan.apart)
+        serial = runs.forward if plan.in_runs else kernels.forward
+        return threads.launch(plan.elements, serial, kernels.forward_parallel, arguments, plan.groups)
 
     narrow_then_wide(wide, plan.n_sets, run)
     return own if want_moments else None
@@ -52,8 +53,9 @@ def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:
     source, tasks = flat(x), plan.groups * plan.chunks
 
     def run(kind: Array, todo: Array) -> Any:
-        arguments = (source, partials, plan.geo, kind)
-        threads.launch(plan.elements, kernels.partial_moments, kernels.partial_moments_parallel, arguments, tasks)
+        arguments = (source, partials, plan.geo, kind, plan.apart)
+        serial = runs.partial_moments if plan.in_runs else kernels.partial_moments
+        threads.launch(plan.elements, serial, kernels.partial_moments_parallel, arguments, tasks)
         return kernels.finish(source, partials, result, todo, plan.geo, kind)
 
     narrow_then_wide(wide, plan.n_sets, run)
@@ -80,8 +82,9 @@ def apply(op: Operands, sets: Array) -> None:
 
     def run(kind: Array, todo: Array) -> Any:
         marked = _marked(sets, kind, todo)
-        arguments = (*sources, last, sets, todo, plan.geo, kind)
-        threads.launch(plan.elements, kernels.apply, kernels.apply_parallel, arguments, tasks)
+        arguments = (*sources, last, sets, todo, plan.geo, kind, plan.apart)
+        serial = runs.apply if plan.in_runs else kernels.apply
+        threads.launch(plan.elements, serial, kernels.apply_parallel, arguments, tasks)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run)
@@ -108,8 +111,9 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
 
     def run(kind: Array, todo: Array) -> Any:
         marked = _marked(sets, kind, todo)
-        arguments = (*arrays, todo, plan.geo, shares, kind)
-        threads.launch(plan.elements, gradients.backward, gradients.backward_parallel, arguments, plan.groups)
+        arguments = (*arrays, todo, plan.geo, shares, kind, plan.apart)
+        serial = runs.backward if plan.in_runs else gradients.backward
+        threads.launch(plan.elements, serial, gradients.backward_parallel, arguments, plan.groups)
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)
@@ -130,9 +134,9 @@ def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide:
 
     def run(kind: Array, todo: Array) -> Any:
         marked = 0 if sets is None else _marked(sets, kind, todo)
-        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, todo, plan.geo, kind)
-        serial, parallel = gradients.partial_products, gradients.partial_products_parallel
-        threads.launch(plan.elements, serial, parallel, arguments, tasks)
+        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, todo, plan.geo, kind, plan.apart)
+        serial = runs.partial_products if plan.in_runs else gradients.partial_products
+        threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments, tasks)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run)

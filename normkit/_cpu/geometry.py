@@ -1,9 +1,10 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
-Row 0: how many segments of each kind follow. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, whether to stream, and whether sets are short runs. Row 3: the lanes
-of a set. Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then reduced ones, then
-`walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
+Row 0: where the segments of each kind start. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
+offsets of the first element of x, y, weight and bias, whether to stream, and how many tiles. Row 3: the lanes of a set, and where
+numbers that move come from. Then the segments, a row each: (size, strides of x, y,
+weight, bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx,
+and dy takes the place of bias.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ from .._layout import SetView, ceil_div
 
 KEPT, REDUCED, WALK = range(3)
 TILE, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES, MOVES = COLUMNS = range(7)
-APPLY_ROWS, STREAM, SHORT = 0, 5, 6
+APPLY_ROWS, STREAM, TILES = 0, 5, 6
 SIZE, X, Y, W, B = range(5)
 DY = B
 LANE = 3
+MODE = 5
 HEADER = 4
 
-ROW = 32 * TILE_WIDTH  # elements of a buffer row: LANES positions of a tile
-BLOCK = 2048  # positions summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
+# A lane of a tile is summed in PARTIALS partial sums, of STRIP_ROWS elements at a time, and these added up BLOCK_STRIPS at a
+# time: 16 roundings in a row at most, not 64.
+PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
+TILE_BLOCK = PARTIALS * STRIP_ROWS * BLOCK_STRIPS  # positions of a tile summed in one go
+ROW = PARTIALS * TILE_WIDTH  # elements of a buffer row
+HEAD = 32  # positions whose mean is the first pivot
+BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a parallel launch costs 2
 # Results of this size go to memory past the caches, but never to fresh memory, whose pages the system has just put there:
@@ -42,16 +49,55 @@ _COLLECT_TASKS, _COLLECT_SETS, _COLLECT_LENGTH = 128, 32, 8192
 def pack(view: SetView, center: bool, fresh: bool) -> Array:
     """The geometry array of a view."""
     kinds = (view.kept, view.reduced, view.walk)
-    geo = np.zeros((HEADER + sum(map(len, kinds)), len(COLUMNS)), np.int64)
-    geo[0, :3] = [len(kind) for kind in kinds]
+    starts = [HEADER + sum(map(len, kinds[:k])) for k in range(4)]
+    geo = np.zeros((starts[-1], len(COLUMNS)), np.int64)
+    geo[0, :4] = starts
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
-    geo[2, :7] = [view.apply_rows, *view.offsets, not fresh and streams(view), short(view)]
-    geo[LANE, :5] = [view.lane[0], *view.lane[1]]
+    geo[2] = [view.apply_rows, *view.offsets, not fresh and streams(view), view.tiles]
+    geo[LANE, :6] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
     geo.flags.writeable = False
     return geo
+
+
+def _columns(view: SetView, operand: int) -> tuple[bool, bool]:
+    """(whether the elements of a position are neighbours, whether they are all the same one) in one operand."""
+    (lanes, lane), (_, kept) = view.lane, view.kept[-1]
+    if lanes * view.tile == 1:
+        step = view.walk[-1][1][operand]
+        return step == 1, step == 0
+    in_line = (lanes == 1 or lane[operand] == 1) and (view.tile == 1 or kept[operand] == lanes)
+    return in_line, (lanes == 1 or lane[operand] == 0) and (view.tile == 1 or kept[operand] == 0)
+
+
+def _mode(view: SetView) -> int:
+    """Where the numbers of a position come from that change along a set, a mode of `lanes.accumulate`."""
+    return 1 if _columns(view, 2)[1] and not apart(view) else 2
+
+
+def apart(view: SetView) -> bool:
+    """Whether neighbours in a run or tile are not neighbours in memory, in some operand."""
+    if view.set_size == 1:
+        return view.tile > 1 and view.apply_lanes == 0
+    near = all(_columns(view, k)[0] for k in ((0, 3) if view.gradient else (0,)))
+    if any(strides[2] != 0 for _, strides in view.walk):
+        near &= any(_columns(view, 2))
+    if view.tile * view.set_lanes > 1:
+        return not (near and view.apply_lanes > 0)
+    _, (x, y, weight, last) = view.reduced[-1]
+    return not (near and x == y == 1 and weight in (0, 1) and last == (1 if view.gradient else weight))
+
+
+def in_runs(view: SetView) -> bool:
+    """Whether every set lies in runs, in all that is read and written, affines along with it or still."""
+    return view.tile * view.set_lanes == 1 and not apart(view)
+
+
+def sums_as_runs(view: SetView) -> bool:
+    """Whether the statistics are those of runs, wherever results and affines lie: bits depend on x alone."""
+    return view.tile * view.set_lanes == 1 and (view.walk[-1][1][0] == 1 or view.set_size == 1)
 
 
 def streams(view: SetView) -> bool:
@@ -66,15 +112,6 @@ def streams(view: SetView) -> bool:
     return x == y == 1 and size >= _STREAM_RUN
 
 
-def short(view: SetView) -> bool:
-    """Whether every set is one run and one block, in all that is read and written, affines along with it or still."""
-    if view.tile > 1 or view.set_lanes > 1 or len(view.reduced) > 1 or len(view.walk) > 1 or view.rows > BLOCK:
-        return False
-    (x, y, weight, last), single = view.reduced[-1][1], view.set_size == 1
-    along = last == 1 and weight in (0, 1) if view.gradient else weight == last and weight in (0, 1)
-    return (x == y == 1 and along) or single
-
-
 def tiles_per_task(view: SetView) -> int:
     """Neighbouring tiles that one task takes, so that it has work for some microseconds; and few sums if it collects them."""
     least = max(_COLLECT_SETS, ceil_div(view.tiles, _COLLECT_TASKS)) if collects(view) else 1
@@ -87,7 +124,7 @@ def collects(view: SetView) -> bool:
     The gradient of a weight that lies along a set, without reading x and dy again: for runs, short enough for L2, many
     enough to be worth a row of sums per task.
     """
-    if not view.gradient or view.tile > 1 or view.set_lanes > 1 or len(view.walk) > 1:
+    if not view.gradient or len(view.walk) > 1 or not in_runs(view):
         return False
     (x, _, weight, dy), n = view.walk[-1][1], view.set_size
     return x == weight == dy == 1 and n <= _COLLECT_LENGTH and view.n_sets >= 16 * _COLLECT_SETS

@@ -13,62 +13,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .affine import apply_run
-from .buffers import MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WEIGHT, WORK_ROWS
-from .geometry import APPLY_ROWS, CHUNK, KEPT, LANE, PER_TASK, REDUCED, ROW, ROWS, SHORT, SIZE, STREAM, TILE_WIDTH, W
-from .indexing import segments_of, short_origin, tile_count, tile_origin
+from .buffers import SET_SHIFT, SET_SLOPE, WEIGHT, WORK_ROWS
+from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
+from .indexing import tile_of, tiles_of
 from .kernels import skip_all
-from .lanes import flush, sum_run
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
 from .threads import jit, jit_parallel
-from .vectors import fence, fill, out_of_line
-
-FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
-
-
-@jit
-def _backward_short(
-    x: Any,
-    dy: Any,
-    dx: Any,
-    w: Any,
-    sets: Any,
-    sums: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    shares: Any,
-    real: Any,
-    begin: int,
-    end: int,
-) -> None:
-    """`backward` for sets that are one short run, without the bookkeeping of tiles: the same operations, the same bits."""
-    out_of_line()
-    collected = np.zeros((2, totals.shape[2]), real.dtype)
-    kind, n = real.dtype.type, geo[1, ROWS]
-    kept, stream = segments_of(geo, KEPT), geo[2, STREAM] != 0
-    vary = segments_of(geo, REDUCED)[-1, W] != 0
-    for k in range(begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], tile_count(geo))):
-        if not skipped(todo, k, real):
-            at, mean = short_origin(geo, kept, k), sets[MEAN, k]
-            high = kind(mean)
-            centre = (high, kind((mean - np.float64(high)) + sets[MEAN_LOW, k]), kind(sets[SET_RSTD, k]))
-            s, q = sum_run(x, at[0], dy, at[3], n, centre, (w,), at[2], vary, collected, 0)
-            sums[0, k], sums[1, k] = s, q
-            rest = (kind(sums[0, k] * shares[0]), kind(sums[1, k] * shares[1]), kind(sets[SET_GAIN, k]))
-            apply_run(x, at[0], dy, at[3], dx, at[1], n, centre, (w, None), (at[2], 0), rest, vary, stream)
-        _flush(collected, totals, k, geo)
-    fence()
-
-
-@jit
-def _flush(collected: Any, totals: Any, k: int, geo: Any) -> None:
-    """After set k: add what a task has collected to its totals, every few sets and at its end."""
-    task = k // geo[1, PER_TASK]
-    if (k + 1) % FLUSH_SETS == 0 or (k + 1) % geo[1, PER_TASK] == 0 or k + 1 == tile_count(geo):
-        for row in range(2 if totals.shape[2] > 0 else 0):
-            flush(collected[row], totals[task, row], totals.shape[2])
+from .vectors import call, fence, fill, out_of_line
 
 
 @jit
@@ -84,27 +36,23 @@ def backward(
     geo: Any,
     shares: Any,
     real: Any,
+    apart: Any,
     begin: int,
     end: int,
-) -> None:
+) -> int:
     """The sums of each set, (2, sets), and its dx while it is in cache.
 
-    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
-    of each position over the sets of a task, or (tasks, 2, 0).
+    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: for sets in runs.
     """
     out_of_line()
-    if geo[2, SHORT]:
-        _backward_short(x, dy, dx, w, sets, sums, totals, todo, geo, shares, real, begin, end)
-        return
-    collected = np.zeros((2, totals.shape[2]), real.dtype)
     work = np.empty((WORK_ROWS, ROW), real.dtype)
     part = np.empty((2, TILE_WIDTH))
     own = np.empty((6, TILE_WIDTH))
-    for index in range(begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], tile_count(geo))):
-        tile = tile_origin(geo, index)
+    start, stop = tiles_of(geo, begin, end)
+    for index in range(start, stop):
+        tile = tile_of(geo, index)
         first, count, at = tile
         if skip_all(todo, first, count, work):
-            _flush(collected, totals, first, geo)
             continue
         for row in range(6):
             for k in range(count):
@@ -113,7 +61,7 @@ def backward(
             own[SET_SHIFT, k], own[SET_SLOPE, k] = 0.0, 0.0
         for chunk in range(-(-geo[1, ROWS] // CHUNK)):
             load_sets(sets, first, count, geo[LANE, SIZE], False, work)
-            chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, collected)
+            chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart)
             for k in range(count):
                 own[SET_SHIFT, k] += part[0, k]
                 own[SET_SLOPE, k] += part[1, k]
@@ -122,15 +70,25 @@ def backward(
                 sums[0, first + k], sums[1, first + k] = own[SET_SHIFT, k], own[SET_SLOPE, k]
             own[SET_SHIFT, k] *= shares[0]
             own[SET_SLOPE, k] *= shares[1]
-        apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work)
-        _flush(collected, totals, first, geo)
+        apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
     fence()
+    return 0
 
 
 @jit
 def partial_products(
-    x: Any, dy: Any, moving: Any, sets: Any, partials: Any, todo: Any, geo: Any, real: Any, begin: int, end: int
-) -> None:
+    x: Any,
+    dy: Any,
+    moving: Any,
+    sets: Any,
+    partials: Any,
+    todo: Any,
+    geo: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
     """The two sums over one chunk of a few tiles per task. partials: (sets, chunks, 2).
 
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
@@ -138,22 +96,24 @@ def partial_products(
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
     part = np.empty((2, TILE_WIDTH))
-    chunks, per_task = partials.shape[1], geo[1, PER_TASK]
+    chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
-        for index in range(group * per_task, min((group + 1) * per_task, tile_count(geo))):
-            first, count, at = tile_origin(geo, index)
+        start, stop = tiles_of(geo, group, group + 1)
+        for index in range(start, stop):
+            first, count, at = tile_of(geo, index)
             if skip_all(todo, first, count, work):
                 continue
             if len(moving) == 1:
                 load_sets(sets, first, count, geo[LANE, SIZE], False, work)
             else:
                 fill(work[WEIGHT], count * geo[LANE, SIZE], real.dtype.type(1))
-            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, np.zeros((2, 0), real.dtype))
+            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart)
             for k in range(count):
                 if not skipped(todo, first + k, work):
                     partials[first + k, chunk, 0] = part[0, k]
                     partials[first + k, chunk, 1] = part[1, k]
+    return 0
 
 
 @jit
@@ -169,15 +129,38 @@ def merge_products(partials: Any, sums: Any) -> None:
 
 @jit_parallel
 def backward_parallel(
-    x: Any, dy: Any, dx: Any, w: Any, sets: Any, sums: Any, totals: Any, todo: Any, geo: Any, shares: Any, real: Any, tasks: int
+    kernel: int,
+    x: Any,
+    dy: Any,
+    dx: Any,
+    w: Any,
+    sets: Any,
+    sums: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    shares: Any,
+    real: Any,
+    apart: Any,
+    tasks: int,
 ) -> None:
     for task in prange(tasks):
-        backward(x, dy, dx, w, sets, sums, totals, todo, geo, shares, real, task, task + 1)
+        call(kernel, (x, dy, dx, w, sets, sums, totals, todo, geo, shares, real, apart, task, task + 1))
 
 
 @jit_parallel
 def partial_products_parallel(
-    x: Any, dy: Any, moving: Any, sets: Any, partials: Any, todo: Any, geo: Any, real: Any, tasks: int
+    kernel: int,
+    x: Any,
+    dy: Any,
+    moving: Any,
+    sets: Any,
+    partials: Any,
+    todo: Any,
+    geo: Any,
+    real: Any,
+    apart: Any,
+    tasks: int,
 ) -> None:
     for task in prange(tasks):
-        partial_products(x, dy, moving, sets, partials, todo, geo, real, task, task + 1)
+        call(kernel, (x, dy, moving, sets, partials, todo, geo, real, apart, task, task + 1))

@@ -1,87 +1,60 @@
-"""Where things are: segments, tiles and offsets from the packed geometry, and reading strided elements into a buffer."""
+"""Where things are: tiles, sets and positions from the packed geometry, and reading strided elements into a buffer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .geometry import HEADER, KEPT, SIZE, TILE, B, W, X, Y
+from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
 from .threads import jit
 from .vectors import copy_run, fill, out_of_line, read
 
 
 @jit
-def outer_offset(segments: Any, index: int, column: int) -> Any:
-    """Offset of the index-th position over segments[:-1], the outer ones, for one operand."""
-    offset = 0
-    for d in range(len(segments) - 2, -1, -1):
-        size = segments[d, SIZE]
-        offset += (index % size) * segments[d, column]
-        index //= size
-    return offset
+def position(geo: Any, first: int, last: int, at: Any, index: int) -> Any:
+    """Offsets of x, y, weight and bias `index` positions on from `at`, along segments [first, last); and the rest of the run."""
+    left = geo[last - 1, SIZE]
+    within, outer = index, 0
+    if index >= left:  # a division costs as much as a short set
+        outer = index // left
+        within = index - outer * left
+    left -= within
+    x, y = at[0] + within * geo[last - 1, X], at[1] + within * geo[last - 1, Y]
+    w, b = at[2] + within * geo[last - 1, W], at[3] + within * geo[last - 1, B]
+    for row in range(last - 2, first - 1, -1):
+        rest = outer // geo[row, SIZE]
+        k = outer - rest * geo[row, SIZE]
+        x, y, w, b = x + k * geo[row, X], y + k * geo[row, Y], w + k * geo[row, W], b + k * geo[row, B]
+        outer = rest
+    return (x, y, w, b), left
 
 
 @jit
-def segments_of(geo: Any, kind: int) -> Any:
-    """The segments of one kind: rows of (size, x, y, weight, bias strides)."""
-    start = HEADER
-    for k in range(kind):
-        start += geo[0, k]
-    return geo[start : start + geo[0, kind]]
-
-
-@jit
-def advance(at: Any, segment: Any, steps: int) -> Any:
+def advance(geo: Any, row: int, at: Any, steps: int) -> Any:
     """Offsets for x, y, weight and bias, `steps` further along a segment."""
-    x, y = at[0] + steps * segment[X], at[1] + steps * segment[Y]
-    return x, y, at[2] + steps * segment[W], at[3] + steps * segment[B]
+    x, y = at[0] + steps * geo[row, X], at[1] + steps * geo[row, Y]
+    return x, y, at[2] + steps * geo[row, W], at[3] + steps * geo[row, B]
 
 
 @jit
-def steps_of(segment: Any) -> Any:
-    """The strides of a segment, for x, y, weight and bias."""
-    return segment[X], segment[Y], segment[W], segment[B]
+def set_origin(geo: Any, k: int) -> Any:
+    """Offsets of x, y, weight and bias at the first element of set k."""
+    return position(geo, geo[0, KEPT], geo[0, KEPT + 1], (geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), k)[0]
 
 
 @jit
-def position(segments: Any, at: Any, index: int) -> Any:
-    """Offsets of the index-th position from offsets `at`, for x, y, weight and bias; and what is left of its run."""
-    inner = segments[-1]
-    within, outer = index % inner[SIZE], index // inner[SIZE]
-    x, y = at[0] + outer_offset(segments, outer, X), at[1] + outer_offset(segments, outer, Y)
-    w, b = at[2] + outer_offset(segments, outer, W), at[3] + outer_offset(segments, outer, B)
-    return advance((x, y, w, b), inner, within), inner[SIZE] - within
-
-
-@jit
-def tile_origin(geo: Any, tile: int) -> Any:
+def tile_of(geo: Any, tile: int) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
-    kept = segments_of(geo, KEPT)
-    inner = kept[-1]
-    per_row = -(-inner[SIZE] // geo[1, TILE])
-    outer, first = tile // per_row, (tile % per_row) * geo[1, TILE]
-    count = min(geo[1, TILE], inner[SIZE] - first)
-    x = geo[2, X] + first * inner[X] + outer_offset(kept, outer, X)
-    y = geo[2, Y] + first * inner[Y] + outer_offset(kept, outer, Y)
-    w = geo[2, W] + first * inner[W] + outer_offset(kept, outer, W)
-    b = geo[2, B] + first * inner[B] + outer_offset(kept, outer, B)
-    return outer * inner[SIZE] + first, count, (x, y, w, b)
+    width, inner = geo[1, TILE], geo[geo[0, KEPT + 1] - 1, SIZE]
+    per_row = -(-inner // width)
+    outer = tile // per_row
+    start = (tile - outer * per_row) * width
+    return outer * inner + start, min(width, inner - start), set_origin(geo, outer * inner + start)
 
 
 @jit
-def short_origin(geo: Any, kept: Any, k: int) -> Any:
-    """Offsets of set k, where every tile is one set: without divisions where one segment holds all sets."""
-    if kept.shape[0] > 1:
-        return tile_origin(geo, k)[2]
-    return advance((geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), kept[0], k)
-
-
-@jit
-def tile_count(geo: Any) -> Any:
-    kept = segments_of(geo, KEPT)
-    tiles = -(-kept[-1, SIZE] // geo[1, TILE])
-    for d in range(len(kept) - 1):
-        tiles *= kept[d, SIZE]
-    return tiles
+def tiles_of(geo: Any, begin: int, end: int) -> Any:
+    """The tiles of tasks [begin, end): first and one past the last."""
+    return begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], geo[2, TILES])
 
 
 @jit

@@ -1,9 +1,10 @@
 """The sums, as explicit SIMD: what adds up every element is written here, once, in LLVM vectors.
 
 Plain Numba loops would leave the order of a sum to the compiler (with `reassoc`) or leave it scalar (without), and would
-check pointers for overlap before each run. Here the lanes are part of the definition: a sum is LANES partial sums, element
-i of a set belongs to lane i % LANES, and no fast-math flag is set anywhere. So a set gives the same bits in every kernel,
-schedule, thread count and vector width.
+check pointers for overlap before each run. Here the lanes are part of the definition: the elements of a run are summed in
+strips of STRIP, element i of a strip in lane i % LANES (those of a tile: i % PARTIALS), strips are added up lane by lane, lanes
+as a tree. No fast-math flag is set anywhere. So a set gives the same bits in every kernel, schedule, thread count and vector
+width.
 
 Every sum comes in two kinds. Where `dy` is None, statistics: d = x - pivot and d * d. Else a gradient's: g = dy * weight and
 g * x_hat. The numbers that go with an element (pivot, or centre, scale and weight) lie in the first rows of `work`.
@@ -11,6 +12,7 @@ g * x_hat. The numbers that go with an element (pivot, or centre, scale and weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -18,16 +20,40 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import terms_of
-from .simd import STEP, Elements, Table, elements_of, loop, primitive, sources_of, splat
+from .buffers import TOTAL, TOTAL_OF_PRODUCTS
+from .geometry import STRIP_ROWS
+from .simd import Elements, Integers, Table, elements_of, loop, primitive, sources_of, splat
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
-LANES = 32  # partial sums per set: two AVX-512 registers or four of AVX2 hide the latency of an addition
-STRIP = 8 * LANES  # positions summed in one go; strips add up to a block: 16 roundings in a row at most, not 64
+LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
+STRIP = STRIP_ROWS * LANES
+# Columns summed side by side, in registers, and the same of a gradient, which has more numbers per column; for float32.
+_COLUMNS, _COLUMNS_OF_PRODUCTS, _COLUMNS_APART = (64, 32, 8, 1), (32, 8, 1), (8, 1)
 
 
-def _numbers_per_element(sources: list[Elements]) -> int:
-    """How many rows of `work` go with an element: the pivot; or high, low, rstd and weight."""
-    return 1 if len(sources) == 1 else 4
+class _Operand:
+    """One array of `accumulate`: where a row of columns starts, and how the next row and column are found."""
+
+    def __init__(self, builder: ir.IRBuilder, array: Elements, start: ir.Value, step: ir.Value, places: Any) -> None:
+        self.builder, self.array, self.start, self.step, self.places = builder, array, start, step, places
+
+    def load(self, row: ir.Value, column: ir.Value, count: int) -> ir.Value:
+        """`count` columns of a row."""
+        line = self.array.at(self.start, self.builder.mul(row, self.step))
+        if self.places is None:
+            return line.load(column, count)
+        lanes = [line.load(self.places(self.builder.add(column, column.type(k))), 1) for k in range(count)]
+        if count == 1:
+            return lanes[0]
+        vector = ir.Constant(ir.VectorType(lanes[0].type, count), ir.Undefined)
+        for k, value in enumerate(lanes):
+            vector = self.builder.insert_element(vector, value, ir.IntType(32)(k))
+        return vector
+
+    def load_still(self, row: ir.Value, count: int) -> ir.Value:
+        """The one number of a row, for `count` columns."""
+        line = self.array.at(self.start, self.builder.mul(row, self.step))
+        return splat(self.builder, line.load(self.start.type(0), 1), count)
 
 
 @primitive
@@ -38,99 +64,84 @@ def accumulate(
     moving: Any,
     at: Any,
     steps: Any,
-    m: Any,
     rows: Any,
+    columns: Any,
     work: Any,
-    first: Any,
-    to: Any,
+    lane: Any,
     mode: Any,
+    places: Any,
 ) -> Any:
-    """Add m neighbouring elements to lanes of the sums, and so for `rows` rows of them.
+    """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
 
-    at, steps: offsets in x, -, moving and dy, and how far the next row is. to = (row of work with the first sum, lane there,
-    lanes on to the next row). The numbers of the elements start at `first` in work; in mode SPLAT those in `moving`,
-    (weight,) or (high, low, rstd), come from there, one for each row, in mode ALONG one for each element.
+    at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
+    lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
+    rows of work; in mode SPLAT those in `moving`, (weight,) or (high, low, rstd), come from there, one for each row, in mode
+    ALONG one for each element.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[7].dtype)
-        offsets, strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
-        row, lane, lane_step = cgutils.unpack_tuple(builder, args[9], 3)
-        arrays = [
-            Elements(context, builder, kind, arg, wide)
-            for kind, arg in zip(sig.args[:2], args[:2], strict=True)
-            if not isinstance(kind, types.NoneType)
-        ]
-        places = [(offsets[k], strides[k]) for k in (0, 3)]
-        movers, table = elements_of(context, builder, sig.args[2], args[2], wide), Table(context, builder, sig.args[7], args[7])
         intp = args[5].type
-        zero, one = (ir.Constant(intp, k) for k in (0, 1))
-        fixed = [table.row(ir.Constant(intp, k)).at(args[8]) for k in range(_numbers_per_element(arrays))]
-        sums = [table.row(builder.add(row, ir.Constant(intp, k))).at(lane) for k in range(2)]
+        at, steps = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
+        begin, end = cgutils.unpack_tuple(builder, args[6], 2)
+        offsets = None if isinstance(sig.args[10], types.NoneType) else Integers(context, builder, sig.args[10], args[10])
 
-        def emit_rows(kind: int) -> None:
-            with cgutils.for_range_slice(builder, zero, args[6], one, intp) as (r, _):
-                here = [array.at(start, builder.mul(r, step)) for array, (start, step) in zip(arrays, places, strict=False)]
-                own = [part.at(builder.mul(r, lane_step)) for part in sums]
-                moved = [mover.at(offsets[2], builder.mul(r, strides[2])) for mover in movers] if kind else []
-                still = [mover.load(zero, 1) for mover in moved] if kind == SPLAT else []
-                splats = {count: [splat(builder, v, count) for v in still] for count in (1, STEP)}
+        def operand(array: Elements, k: int) -> _Operand:
+            return _Operand(builder, array, at[k], steps[k], None if offsets is None else offsets.row(k))
 
-                def emit(j: ir.Value, count: int) -> None:
-                    numbers = (
-                        [part.load(j, count) for part in fixed]
-                        if not moved or len(moved) == 1
-                        else [None] * 3 + [fixed[3].load(j, count)]
-                    )
-                    if moved:
-                        along = splats[count] if kind == SPLAT else [mover.load(j, count) for mover in moved]
-                        numbers = [*numbers[:3], *along] if len(moved) == 1 else [*along, numbers[3]]
-                    values = [source.load(j, count) for source in here]
-                    for part, term in zip(own, terms_of(builder, values, numbers), strict=True):
-                        part.store(j, builder.fadd(part.load(j, count), term))
+        pair = elements_of(context, builder, types.Tuple(sig.args[:2]), cgutils.pack_struct(builder, args[:2]), wide)
+        sources = [operand(array, k) for array, k in zip(pair, (0, 3), strict=False)]
+        movers = [operand(array, 2) for array in elements_of(context, builder, sig.args[2], args[2], wide)]
+        table = Table(context, builder, sig.args[7], args[7])
+        numbers = [table.row(intp(k)) for k in range(_numbers_per_element(sources))]
+        totals = [table.row(intp(k)).at(args[8]) for k in (TOTAL, TOTAL_OF_PRODUCTS)]
 
-                loop(builder, args[5], emit)
+        def sum_columns(kind: int, column: ir.Value, count: int) -> None:
+            still = [part.load(column, count) for part in numbers]
+            zero = splat(builder, ir.Constant(wide, 0.0), count)
+            sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
+            for slot in sums:
+                builder.store(zero, slot)
+            with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
+                moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count) for m in movers]
+                own = still
+                if kind != TABLE:
+                    own = [*still[:3], *moved] if len(moved) == 1 else [*moved, still[3]]
+                values = [source.load(row, column, count) for source in sources]
+                for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
+                    builder.store(builder.fadd(builder.load(slot), term), slot)
+            for total, slot in zip(totals, sums, strict=True):
+                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)))
+
+        def sum_all(kind: int) -> None:
+            sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS_OF_PRODUCTS
+            start = begin
+            for size in sizes:
+                stop = builder.add(start, builder.and_(builder.sub(end, start), intp(-size)))
+                with cgutils.for_range_slice(builder, start, stop, intp(size), intp) as (column, _):
+                    sum_columns(kind, column, size)
+                start = stop
 
         if not movers:
-            emit_rows(TABLE)
+            sum_all(TABLE)
             return context.get_dummy_value()
-        choice = builder.switch(builder.trunc(args[10], ir.IntType(32)), end := builder.append_basic_block("end"))
+        choice = builder.switch(builder.trunc(args[9], ir.IntType(32)), done := builder.append_basic_block("done"))
         for kind in (TABLE, SPLAT, ALONG):
             block = builder.append_basic_block(f"mode{kind}")
             choice.add_case(ir.Constant(ir.IntType(32), kind), block)
             builder.position_at_end(block)
-            emit_rows(kind)
-            builder.branch(end)
-        builder.position_at_end(end)
+            sum_all(kind)
+            builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     index, four = types.intp, types.UniTuple(types.intp, 4)
-    return types.void(x, dy, moving, four, four, index, index, work, index, types.UniTuple(index, 3), index), codegen
+    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places), codegen
 
 
-@primitive
-def accumulate_rows(typingctx: Any, x: Any, o: Any, dy: Any, p: Any, rows: Any, work: Any, first: Any, row: Any) -> Any:
-    """`accumulate` over `rows` neighbouring rows of LANES elements of one set, each with its numbers, sums in registers."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[5].dtype)
-        sources, table = sources_of(context, builder, sig, args, wide), Table(context, builder, sig.args[5], args[5])
-        intp = args[1].type
-        zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
-        numbers = [table.row(ir.Constant(intp, k)).at(args[6]) for k in range(_numbers_per_element(sources))]
-        sums = [table.row(builder.add(args[7], ir.Constant(intp, k))) for k in range(2)]
-        held = [cgutils.alloca_once_value(builder, part.load(zero, LANES)) for part in sums]
-        with cgutils.for_range_slice(builder, zero, args[4], one, intp) as (step, _):
-            j = builder.mul(step, lanes)
-            values, own = ([part.load(j, LANES) for part in parts] for parts in (sources, numbers))
-            for slot, term in zip(held, terms_of(builder, values, own), strict=True):
-                builder.store(builder.fadd(builder.load(slot), term), slot)
-        for part, slot in zip(sums, held, strict=True):
-            part.store(zero, builder.load(slot))
-        return context.get_dummy_value()
-
-    index = types.intp
-    return types.void(x, index, dy, index, index, work, index, index), codegen
+def _numbers_per_element(sources: Sequence[Any]) -> int:
+    """How many rows of `work` go with an element: the pivot; or high, low, rstd and weight."""
+    return 1 if len(sources) == 1 else 4
 
 
 @primitive

@@ -39,6 +39,8 @@ class Plan:
     apply_chunks: int  # and in the apply pass
     fused: bool  # statistics and result in one kernel
     collects: bool  # and the sums over sets of each position too
+    in_runs: bool  # for the kernels of `runs`
+    apart: bool | None  # what the others are compiled for: True or None
 
     @property
     def elements(self) -> int:
@@ -51,7 +53,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
     center, fresh, gradient = flags
     operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient)
-    chunks = geometry.chunk_count(view.rows)
+    chunks, in_runs = geometry.chunk_count(view.rows), geometry.in_runs(view)
     return Plan(
         geo=geometry.pack(view, center, fresh),
         n_sets=view.n_sets,
@@ -59,8 +61,10 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         groups=geometry.tile_groups(view),
         chunks=chunks,
         apply_chunks=geometry.chunk_count(view.apply_rows),
-        fused=chunks == 1 or view.tiles >= few,
+        fused=(chunks == 1 or view.tiles >= few) and (gradient or geometry.sums_as_runs(view) == in_runs),
         collects=geometry.collects(view),
+        in_runs=in_runs,
+        apart=geometry.apart(view) or None,
     )
 
 

@@ -90,6 +90,20 @@ class Table:
         return self.start.at(self.builder.mul(self.length, index))
 
 
+class Integers:
+    """The rows of a two-dimensional integer array, inside an intrinsic."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
+        array = context.make_array(kind)(context, builder, value)
+        self.builder, self.data = builder, array.data
+        self.length = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+
+    def row(self, index: int) -> Callable[[ir.Value], ir.Value]:
+        """What reads an element of a row."""
+        start = self.builder.mul(self.length, self.length.type(index))
+        return lambda k: self.builder.load(self.builder.gep(self.data, [self.builder.add(start, k)]))
+
+
 def elements_of(context: Any, builder: ir.IRBuilder, kinds: Any, value: ir.Value, wide: ir.Type) -> list[Elements]:
     """The flat arrays of a tuple, those that are None left out; none of None."""
     if isinstance(kinds, types.NoneType):

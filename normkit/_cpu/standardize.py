@@ -29,7 +29,7 @@ from .buffers import (
     WEIGHT,
 )
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
-from .indexing import advance, gather, position, segments_of, steps_of
+from .indexing import advance, gather, position
 from .threads import jit
 from .vectors import beside, copy_run, out_of_line, write
 
@@ -65,77 +65,61 @@ def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, wor
 
 
 @jit
-def run_direct(inner: Any, gradient: bool) -> Any:
-    """Whether a run of this segment can be read and written where it lies."""
-    if inner[X] != 1 or inner[Y] != 1:
-        return False
-    if gradient:
-        return inner[DY] == 1 and 0 <= inner[W] <= 1
-    return inner[W] == inner[B] and 0 <= inner[W] <= 1
-
-
-@jit
 def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, work: Any) -> None:
     """The result for elements [i, i + m) of the set that starts at offsets `at`; its numbers are in work[:, 0].
 
-    Numba drops a branch on `is not None` before it types it, but only where the argument is None: one of dy and b is.
+    Numba drops a branch on `is None` before it types it, but only where the argument is None: one of dy and b is.
     """
     out_of_line()
     centre = (work[HIGH, 0], work[LOW, 0], work[RSTD, 0])
     rest = (work[SHIFT, 0], work[SLOPE, 0], work[GAIN, 0])
-    segments = segments_of(geo, REDUCED)
-    inner = segments[-1]
-    direct, vary, stream = run_direct(inner, dy is not None), inner[W] != 0, geo[2, STREAM] != 0
+    first, last = geo[0, REDUCED], geo[0, REDUCED + 1]
+    inner = geo[last - 1]
     line = work[BUFFER]
     done = 0
     while done < m:
-        (ox, oy, ow, ob), left = position(segments, at, i + done)
-        run = min(m - done, left)
-        if direct:
-            apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
+        (ox, oy, ow, ob), left = position(geo, first, last, at, i + done)
+        run = min(m - done, left, ROW)
+        gather(x, ox, run, inner[X], 1, 0, 1, 0, line)
+        gather(w, ow, run, inner[W], 1, 0, 1, 0, work[WEIGHT])
+        if b is not None:
+            gather(b, ob, run, inner[B], 1, 0, 1, 0, work[BIAS])
+        if dy is not None:
+            gather(dy, ob, run, inner[DY], 1, 0, 1, 0, work[BUFFER_DY])
+        line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
+        apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
+        if inner[Y] == 1:
+            copy_run(line, 0, run, y, oy)
         else:
-            run = min(run, ROW)
-            gather(x, ox, run, inner[X], 1, 0, 1, 0, line)
-            gather(w, ow, run, inner[W], 1, 0, 1, 0, work[WEIGHT])
-            if b is not None:
-                gather(b, ob, run, inner[B], 1, 0, 1, 0, work[BIAS])
-            if dy is not None:
-                gather(dy, ob, run, inner[DY], 1, 0, 1, 0, work[BUFFER_DY])
-            line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
-            apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
-            if inner[Y] == 1:
-                copy_run(line, 0, run, y, oy)
-            else:
-                for j in range(run):
-                    write(y, oy + j * inner[Y], work[BUFFER, j])
+            for j in range(run):
+                write(y, oy + j * inner[Y], work[BUFFER, j])
         done += run
 
 
 @jit
 def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
     """The weights (or biases) of one position of a tile."""
-    lanes, step = geo[1, APPLY_LANES], segments_of(geo, KEPT)[-1, column]
-    gather(array, o, 1, 0, count, step, lanes, segments_of(geo, REDUCED)[-1, column], to)
+    step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
+    gather(array, o, 1, 0, count, step, geo[1, APPLY_LANES], along, to)
 
 
 @jit
 def _still(geo: Any, count: int, column: int) -> Any:
     """Whether a weight or bias is the same for all lanes of a position."""
-    lanes = geo[1, APPLY_LANES]
-    step, along = segments_of(geo, KEPT)[-1, column], segments_of(geo, REDUCED)[-1, column]
-    return (count == 1 or step == 0) and (lanes == 1 or along == 0)
+    step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
+    return (count == 1 or step == 0) and (geo[1, APPLY_LANES] == 1 or along == 0)
 
 
 @jit
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
-    """The result for positions [i, i + m) of a tile whose lanes are neighbours; their numbers are in work's lanes."""
+    """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
     lanes, varies, stream = geo[1, APPLY_LANES], geo[1, AFFINE_VARIES], geo[2, STREAM] != 0
     width = count * lanes
-    walk = segments_of(geo, REDUCED)
+    first, last = geo[0, REDUCED], geo[0, REDUCED + 1]
     if lanes > 1:
-        walk = walk[:-1]
-    inner = walk[-1]
+        last -= 1
+    inner = geo[last - 1]
     dense = inner[X] == width and inner[Y] == width
     if dy is not None:
         dense &= inner[DY] == width
@@ -152,39 +136,51 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
             copy_run(work[row], 0, width, work[row], copy * width)
     done = 0
     while done < m:
-        here, left = position(walk, at, i + done)
+        here, left = position(geo, first, last, at, i + done)
         run = min(m - done, left)
-        if together > 1:
-            for p in range(0, run, together):
-                span = min(together, run - p) * width
-                start, steps = advance(here, inner, p), (span, span, 0, span)
-                apply_lanes(x, dy, y, (w, b), start, steps, span, 1, work, False, stream)
-        elif splat or not varies:
-            apply_lanes(x, dy, y, (w, b), here, steps_of(inner), width, run, work, varies != 0, stream)
-        else:
-            for p in range(run):
-                place = advance(here, inner, p)
+        # positions in one go, and how many times: many side by side; or one after another, their weights with them or the same
+        side, rows = (together, 1) if together > 1 else (1, run if splat or not varies else 1)
+        for p in range(0, run, max(side, rows)):
+            place, span = advance(geo, last - 1, here, p), min(side, run - p) * width
+            if rows == 1 and varies:
                 _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
                 if b is not None:
                     _lay_affine(b, geo, place[3], count, B, work[BIAS])
-                apply_lanes(x, dy, y, (w, b), place, steps_of(inner), width, 1, work, False, stream)
+            steps = (inner[X], inner[Y], inner[W], inner[B])
+            apply_lanes(x, dy, y, (w, b), place, steps, span, rows, work, rows > 1 and varies != 0, stream)
         done += run
 
 
 @jit
 def apply_tile(
-    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, tile: Any, i: int, m: int, sets: Any, todo: Any, work: Any
+    x: Any,
+    dy: Any,
+    y: Any,
+    w: Any,
+    b: Any,
+    geo: Any,
+    tile: Any,
+    i: int,
+    m: int,
+    sets: Any,
+    todo: Any,
+    work: Any,
+    apart: Any,
 ) -> None:
     """The result for positions [i, i + m) of a tile. sets: the numbers of its sets, (3 or 6, count)."""
     out_of_line()
     first, count, at = tile
-    lanes, gradient = geo[1, APPLY_LANES], dy is not None
-    whole = True
-    for k in range(count):
-        whole &= not skipped(todo, first + k, work)
-    if lanes > 0 and whole:
-        load_sets(sets, 0, count, lanes, gradient, work)
-        _apply_lanes(x, dy, y, w, b, geo, at, i, m, count, work)
+    lanes, gradient, step = geo[1, APPLY_LANES], dy is not None, geo[0, KEPT + 1] - 1
+    if apart is None:
+        k = 0
+        while k < count:  # neighbours that are for this pass
+            end = k
+            while end < count and not skipped(todo, first + end, work):
+                end += 1
+            if end > k:
+                load_sets(sets, k, end - k, lanes, gradient, work)
+                _apply_lanes(x, dy, y, w, b, geo, advance(geo, step, at, k), i, m, end - k, work)
+            k = end + 1
         return
     elements = max(lanes, 1)
     begin, end = i * elements, (i + m) * elements
@@ -193,5 +189,4 @@ def apply_tile(
         for k in range(count):
             if not skipped(todo, first + k, work):
                 load_sets(sets, k, 1, 1, gradient, work)
-                here = advance(at, segments_of(geo, KEPT)[-1], k)
-                _apply_set(x, dy, y, w, b, geo, here, block, min(size, end - block), work)
+                _apply_set(x, dy, y, w, b, geo, advance(geo, step, at, k), block, min(size, end - block), work)

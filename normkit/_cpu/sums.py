@@ -1,6 +1,6 @@
-"""Statistics of sets: blocks about a pivot, merged to chunks and sets in a fixed order.
+"""Statistics of the sets of a tile: blocks about a pivot, merged to chunks and sets in a fixed order.
 
-Positions are summed in blocks of BLOCK, blocks are merged to chunks of CHUNK, chunks to sets. The order follows from the
+Positions are summed in blocks, blocks are merged to chunks of CHUNK, chunks to sets. The order follows from the
 set's own shape, so any split of tiles or chunks over threads gives the same bits.
 """
 
@@ -12,11 +12,10 @@ import numpy as np
 
 from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
-from .buffers import M2, MEAN, MEAN_LOW, PIVOT, TOTAL, TOTAL_OF_PRODUCTS
-from .geometry import BLOCK, CENTER, CHUNK, KEPT, LANE, ROWS, SIZE, X
-from .indexing import segments_of
+from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS
+from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, ROWS, SIZE, TILE_BLOCK, X
 from .threads import jit
-from .vectors import out_of_line, read
+from .vectors import on_its_own, out_of_line, read
 
 
 @jit
@@ -39,19 +38,25 @@ def about_pivot(s: Any, q: Any, m: int, pivot: Any, start: float) -> Any:
 
 @jit
 def chunk_products(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, sums: Any, collected: Any
+    x: Any,
+    dy: Any,
+    moving: Any,
+    geo: Any,
+    at: Any,
+    chunk: int,
+    count: int,
+    work: Any,
+    sums: Any,
+    apart: Any,
 ) -> None:
-    """Sums of g and g * x_hat, g = dy * weight, over a chunk of `count` sets. sums: (2, >= count).
-
-    collected: None, or 2 x n for sums of dy and dy * x_hat over whole sets; not where it is 2 x 0.
-    """
+    """Sums of g and g * x_hat, g = dy * weight, over a chunk of `count` sets. sums: (2, >= count)."""
     out_of_line()
     lanes = geo[LANE, SIZE]
     last = min(geo[1, ROWS], (chunk + 1) * CHUNK)
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
-    for i in range(chunk * CHUNK, last, BLOCK):
-        sum_block(x, dy, moving, geo, at, i, min(BLOCK, last - i), count, work, collected)
+    for i in range(chunk * CHUNK, last, TILE_BLOCK):
+        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart)
         for k in range(count):
             for j in range(k * lanes, (k + 1) * lanes):
                 sums[0, k] += work[TOTAL, j]
@@ -59,50 +64,105 @@ def chunk_products(
 
 
 @jit
-def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any) -> Any:
+def cancels(s: Any, q: Any, m: int) -> Any:
+    """Whether the sums about a pivot lost more than a bit to its distance from the mean."""
+    total = np.float64(s)
+    return total * total > 0.5 * m * np.float64(q)
+
+
+@jit
+def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
+    """The first element of its set, for every lane."""
+    lanes, step = geo[LANE, SIZE], geo[geo[0, KEPT + 1] - 1, X]
+    for k in range(count):
+        first = read(x, o + k * step, to.dtype.type)
+        for j in range(k * lanes, (k + 1) * lanes):
+            to[j] = first
+
+
+@jit
+def _set_pivots(work: Any, mean: Any, width: int) -> None:
+    """Pivots at the means so far."""
+    for j in range(width):
+        work[PIVOT, j] = np.float64(work[ORIGIN, j]) + mean[j]
+
+
+@jit
+def _move_pivots(work: Any, width: int, m: int) -> Any:
+    """Pivots that lie too far off moved to the mean of the block they were for. Returns whether there were any."""
+    moved = False
+    for j in range(width):
+        if cancels(work[TOTAL, j], work[TOTAL_OF_PRODUCTS, j], m):
+            work[PIVOT, j] = np.float64(work[PIVOT, j]) + np.float64(work[TOTAL, j]) / m
+            moved = True
+    return moved
+
+
+@jit
+def _merge_block(work: Any, mean: Any, m2: Any, width: int, n: float, m: int) -> None:
+    """The moments of a block of m positions merged with those of the n before it."""
+    on_its_own()
+    share = m / (n + m)
+    for j in range(width):
+        total, pivot = np.float64(work[TOTAL, j]), np.float64(work[PIVOT, j])
+        mean_b = (pivot - np.float64(work[ORIGIN, j])) + total / m
+        m2_b = max(0.0, np.float64(work[TOTAL_OF_PRODUCTS, j]) - total * total / m)
+        delta = mean_b - mean[j]
+        m2[j] = m2[j] + (m2_b + delta * delta * (n * share)) if n > 0 else m2_b
+        mean[j] = mean[j] + delta * share if n > 0 else mean_b
+
+
+@jit
+def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of each lane's part of a chunk; returns its positions.
 
-    Each block is summed about a pivot near its mean: the first block about its own mean, found in a pass of its own, every
-    other about the mean of what came before it. That is at least as many elements, so cancellation costs a factor of 3 at
-    most, whatever the data: n_b (pivot - mean_b)^2 <= 2 M2 of both together.
+    Each block is summed about a pivot near its mean: the first block about the mean of its first positions, or if that turns
+    out to cancel, once more about its own; every other about the mean of what came before it. That is at least as many
+    elements, so cancellation costs a factor of 3 at most, whatever the data: n_b (pivot - mean_b)^2 <= 2 M2 of both together.
     """
     out_of_line()
-    lanes, set_step = geo[LANE, SIZE], segments_of(geo, KEPT)[-1, X]
-    width = count * lanes
+    width = count * geo[LANE, SIZE]
     first, last = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
     for j in range(width):
         mean[j], m2[j], work[PIVOT, j] = 0.0, 0.0, 0.0
     if not geo[1, CENTER]:
-        for i in range(first, last, BLOCK):
-            sum_block(x, None, None, geo, at, i, min(BLOCK, last - i), count, work, None)
+        for i in range(first, last, TILE_BLOCK):
+            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart)
             for j in range(width):
                 m2[j] += work[TOTAL_OF_PRODUCTS, j]
         return last - first
-    for i in range(first, last, BLOCK):
-        m = min(BLOCK, last - i)
-        if i == first:
-            for j in range(width):
-                work[PIVOT, j] = read(x, at[0] + j // lanes * set_step, work.dtype.type)
-            sum_block(x, None, None, geo, at, i, m, count, work, None)
+    _first_elements(x, geo, at[0], count, work[ORIGIN])
+    i, m = first, min(HEAD, last - first)
+    phase = 0  # the head; the first block; once more, if its pivot was far off; the other blocks
+    while i < last:
+        if phase != 2:
+            _set_pivots(work, mean, width)
+        sum_block(x, None, None, geo, at, i, m, count, work, apart)
+        if phase == 0:
             for j in range(width):
                 mean[j] = np.float64(work[TOTAL, j]) / m
-        for j in range(width):
-            start = read(x, at[0] + j // lanes * set_step, work.dtype.type)
-            work[PIVOT, j] = np.float64(start) + mean[j]
-        sum_block(x, None, None, geo, at, i, m, count, work, None)
-        for j in range(width):
-            start = np.float64(read(x, at[0] + j // lanes * set_step, work.dtype.type))
-            mean_b, m2_b = about_pivot(work[TOTAL, j], work[TOTAL_OF_PRODUCTS, j], m, work[PIVOT, j], start)
-            mean[j], m2[j] = merge(mean[j], m2[j], i - first, mean_b, m2_b, m)
+            phase, m = 1, min(TILE_BLOCK, last - i)
+        elif phase == 1 and _move_pivots(work, width, m):
+            phase = 2
+        else:
+            if i == first:  # near the mean, whatever the first element is
+                for j in range(width):
+                    work[ORIGIN, j] = work[PIVOT, j]
+            _merge_block(work, mean, m2, width, i - first, m)
+            i += m
+            phase, m = 3, min(TILE_BLOCK, last - i)
+    _first_elements(x, geo, at[0], count, work[PIVOT])
+    for j in range(width):
+        mean[j] = (np.float64(work[ORIGIN, j]) - np.float64(work[PIVOT, j])) + mean[j]
     return last - first
 
 
 @jit
-def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any) -> float:
+def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> float:
     """As `_sum_chunk`, with the lanes of a set merged. Returns the elements per set."""
     out_of_line()
     lanes = geo[LANE, SIZE]
-    positions = _sum_chunk(x, geo, at, chunk, count, work, mean, m2)
+    positions = _sum_chunk(x, geo, at, chunk, count, work, mean, m2, apart)
     if lanes > 1:
         for k in range(count):
             part, centre, squares = mean[k * lanes : (k + 1) * lanes], mean[k * lanes], 0.0

@@ -19,6 +19,7 @@ PARALLEL_ELEMENTS = 1 << 15
 
 _SAFE_LAYERS = ("omp", "tbb")  # workqueue aborts the process when two threads launch at once
 _state: dict[str, bool] = {}
+_addresses: dict[tuple[Any, ...], int] = {}
 _lock = threading.Lock()
 
 
@@ -54,7 +55,10 @@ def _digest() -> str:
 
 
 def jit_parallel(function: Callable[..., Any]) -> Any:
-    """`jit` for the functions that spread tasks over threads."""
+    """`jit` for the functions that spread tasks of a kernel over threads.
+
+    They take the kernel's address: were it called by name, Numba would optimize it once more for each of them, 8 s for 0.3.
+    """
     return jit(function, parallel=True)
 
 
@@ -89,7 +93,29 @@ def _layer_is_safe() -> bool:
 
 
 def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...], tasks: int) -> Any:
-    """Run tasks [0, tasks) on this thread or on all of them: the same function, so the same bits."""
+    """Run tasks [0, tasks) on this thread or on all of them: the same machine code, so the same bits."""
     if tasks > 1 and elements >= PARALLEL_ELEMENTS and may_run_parallel():
-        return parallel(*arguments, tasks)
+        return parallel(_address(serial, arguments), *arguments, tasks)
     return serial(*arguments, 0, tasks)
+
+
+def _kind(argument: Any) -> Any:
+    """All that decides the Numba type of an argument."""
+    if isinstance(argument, tuple):
+        return tuple(map(_kind, argument))
+    return type(argument) if argument is None or isinstance(argument, (int, float)) else _kind_of_array(argument)
+
+
+def _kind_of_array(array: Any) -> Any:
+    return array.dtype, array.ndim, array.flags.num
+
+
+def _address(kernel: Any, arguments: tuple[Any, ...]) -> int:
+    """Where the machine code of a kernel for such arguments is."""
+    key = (kernel, *map(_kind, arguments))
+    if key not in _addresses:
+        signature = (*map(numba.typeof, arguments), numba.int64, numba.int64)
+        kernel.compile(signature)
+        compiled = kernel.overloads[signature]
+        _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    return _addresses[key]

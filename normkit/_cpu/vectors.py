@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 
 from .simd import Elements, loop, primitive, splat
@@ -21,6 +22,17 @@ def out_of_line(typingctx: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         for attribute in ("noinline", "optsize"):
             builder.function.attributes.add(attribute)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@primitive
+def on_its_own(typingctx: Any) -> Any:
+    """Compile the calling function once, for speed: Numba's own loops in it become SIMD."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        builder.function.attributes.add("noinline")
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -86,6 +98,22 @@ def beside(typingctx: Any, given: Any, buffer: Any) -> Any:
         return impl_ret_borrowed(context, builder, sig.return_type, args[1])
 
     return (types.none if isinstance(given, types.NoneType) else buffer)(given, buffer), codegen
+
+
+@primitive
+def call(typingctx: Any, address: Any, arguments: Any) -> Any:
+    """Run the compiled kernel at an address with these arguments; they must be what it was compiled for."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        kinds, calls = list(sig.args[1]), context.call_conv
+        function = builder.inttoptr(args[0], calls.get_function_type(types.int64, kinds).as_pointer())
+        values = cgutils.unpack_tuple(builder, args[1], len(kinds))
+        status, result = calls.call_function(builder, function, types.int64, kinds, values)
+        with cgutils.if_unlikely(builder, status.is_error):
+            calls.return_status_propagate(builder, status)
+        return result
+
+    return types.int64(types.int64, arguments), codegen
 
 
 @primitive

@@ -1,0 +1,252 @@
+"""The kernels for sets whose elements lie in runs: neighbours in memory, in x and in what is written.
+
+Instance, layer, group, batch and RMS norm of an array in NC* order. A set is summed in blocks, each within a run, all its
+numbers in registers; what lies otherwise goes to the tiles of `kernels.py`. Both have the same arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .affine import apply_run
+from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
+from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
+from .indexing import position, set_origin, tiles_of
+from .lanes import ALONG, flush, sum_run
+from .standardize import scale_of, skipped
+from .sums import about_pivot, cancels, loses_digits, merge
+from .threads import jit
+from .vectors import fence, out_of_line, read
+
+FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
+
+
+@jit
+def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
+    """Mean (relative to the set's first element) and M2 of a chunk of a set.
+
+    A block is summed about a pivot near its mean: the mean of what came before it, for the first one the mean of its own
+    first elements. Where that turns out to be far off, once more about the block's own mean: so at most a bit is lost.
+    """
+    out_of_line()
+    kind, center = real.dtype.type, geo[1, CENTER] != 0
+    begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
+    pivot = read(x, at[0], kind) if center else kind(0)
+    start, origin, mean, m2, i = np.float64(pivot), 0.0, 0.0, 0.0, begin  # the mean is relative to the origin
+    while i < end:
+        here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
+        size = min(BLOCK, left, end - i)
+        m = min(HEAD, size) if center and i == begin else size
+        s, q = kind(0), kind(0)
+        for attempt in range(3):
+            s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None, 0)
+            if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
+                break
+            pivot, m = kind(np.float64(pivot) + np.float64(s) / m), size
+        if center:
+            if i == begin:
+                origin = np.float64(pivot)
+            mean_b, m2_b = about_pivot(s, q, size, pivot, origin)
+            mean, m2 = merge(mean, m2, float(i - begin), mean_b, m2_b, float(size))
+            pivot = kind(origin + mean)
+        else:
+            m2 += q
+        i += size
+    return (origin - start) + mean if center else 0.0, m2
+
+
+@jit
+def _apply_set(
+    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
+) -> None:
+    """The result for elements [first, last) of the set that starts at offsets `at`."""
+    vary, stream = geo[geo[0, REDUCED + 1] - 1, W] != 0, geo[2, STREAM] != 0
+    i = first
+    while i < last:
+        (ox, oy, ow, ob), left = position(geo, geo[0, REDUCED], geo[0, REDUCED + 1], at, i)
+        run = min(left, last - i)
+        apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
+        i += run
+
+
+@jit
+def _centre(mean: float, low: float, rstd: float, real: Any) -> Any:
+    """The numbers of a set in the accumulator: the mean in two parts, x - high is exact near it."""
+    high = real.dtype.type(mean)
+    return high, real.dtype.type((mean - np.float64(high)) + low), real.dtype.type(rstd)
+
+
+@jit
+def forward(
+    x: Any,
+    y: Any,
+    w: Any,
+    b: Any,
+    moments: Any,
+    todo: Any,
+    geo: Any,
+    scale: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> Any:
+    """Statistics and result of each set while it is in cache. Returns how many sets wait for float64."""
+    out_of_line()
+    n, center, marked = geo[1, ROWS], geo[1, CENTER] != 0, 0
+    first, last = tiles_of(geo, begin, end)
+    for k in range(first, last):
+        if real.itemsize == 8 and skipped(todo, k, real):
+            continue
+        at, mean, m2 = set_origin(geo, k), 0.0, 0.0
+        for chunk in range(-(-n // CHUNK)):
+            mean_b, m2_b = _moments(x, geo, at, chunk, real)
+            size = min(CHUNK, n - chunk * CHUNK)
+            mean, m2 = merge(mean, m2, float(chunk * CHUNK), mean_b, m2_b, float(size))
+        start = read(x, at[0], np.float64) if center else 0.0
+        total = start + mean
+        low = (start - total) + mean
+        if real.itemsize == 4 and loses_digits(total, m2, n, center):
+            todo[k] = 1
+            marked += 1
+            continue
+        if moments.shape[1] > 0:
+            moments[MEAN, k], moments[MEAN_LOW, k], moments[M2, k] = total, low, m2
+        centre = _centre(total, low, scale_of(m2, scale[0], scale[1]), real)
+        _apply_set(x, None, y, w, b, geo, at, 0, geo[2, APPLY_ROWS], centre, centre)
+    fence()
+    return marked
+
+
+@jit
+def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begin: int, end: int) -> int:
+    """Moments of one chunk of a few sets per task. partials: (sets, chunks, 2)."""
+    out_of_line()
+    chunks = partials.shape[1]
+    for task in range(begin, end):
+        group, chunk = task // chunks, task % chunks
+        first, last = tiles_of(geo, group, group + 1)
+        for k in range(first, last):
+            partials[k, chunk, 0], partials[k, chunk, 1] = _moments(x, geo, set_origin(geo, k), chunk, real)
+    return 0
+
+
+@jit
+def apply(
+    x: Any, dy: Any, y: Any, w: Any, b: Any, sets: Any, todo: Any, geo: Any, real: Any, apart: Any, begin: int, end: int
+) -> int:
+    """The result of one chunk of a few sets per task, from the numbers of the sets: of the norm, or with dy its gradient."""
+    out_of_line()
+    n, kind = geo[2, APPLY_ROWS], real.dtype.type
+    chunks = -(-n // CHUNK)
+    for task in range(begin, end):
+        group, chunk = task // chunks, task % chunks
+        first, last = tiles_of(geo, group, group + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                rest = centre
+                if dy is not None:
+                    rest = (kind(sets[SET_SHIFT, k]), kind(sets[SET_SLOPE, k]), kind(sets[SET_GAIN, k]))
+                stop = min(n, (chunk + 1) * CHUNK)
+                _apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest)
+    fence()
+    return 0
+
+
+@jit
+def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any) -> Any:
+    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
+
+    collected: 2 x n for sums of dy and dy * x_hat over whole sets; not where it is 2 x 0.
+    """
+    out_of_line()
+    end, along = min(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
+    i, total, products = chunk * CHUNK, 0.0, 0.0
+    while i < end:
+        here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
+        size = min(BLOCK, left, end - i)
+        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected, i)
+        total += s
+        products += q
+        i += size
+    return total, products
+
+
+@jit
+def backward(
+    x: Any,
+    dy: Any,
+    dx: Any,
+    w: Any,
+    sets: Any,
+    sums: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    shares: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """The sums of each set, (2, sets), and its dx while it is in cache.
+
+    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
+    of each position over the sets of a task, or (tasks, 2, 0).
+    """
+    out_of_line()
+    collected, kind = np.zeros((2, totals.shape[2]), real.dtype), real.dtype.type
+    for task in range(begin, end):
+        first, last = tiles_of(geo, task, task + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                at, s, q = set_origin(geo, k), 0.0, 0.0
+                centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                for chunk in range(-(-geo[1, ROWS] // CHUNK)):
+                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected)
+                    s += s_b
+                    q += q_b
+                sums[0, k], sums[1, k] = s, q
+                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
+                _apply_set(x, dy, dx, w, None, geo, at, 0, geo[2, APPLY_ROWS], centre, rest)
+            if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
+                for row in range(2 if totals.shape[2] > 0 else 0):
+                    flush(collected[row], totals[task, row], totals.shape[2])
+    fence()
+    return 0
+
+
+@jit
+def partial_products(
+    x: Any,
+    dy: Any,
+    moving: Any,
+    sets: Any,
+    partials: Any,
+    todo: Any,
+    geo: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2).
+
+    moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
+    """
+    out_of_line()
+    chunks, none = partials.shape[1], np.zeros((2, 0), real.dtype)
+    for task in range(begin, end):
+        group, chunk = task // chunks, task % chunks
+        first, last = tiles_of(geo, group, group + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                centre = _centre(0.0, 0.0, 0.0, real)
+                if len(moving) == 1:
+                    centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                at = set_origin(geo, k)
+                partials[k, chunk, 0], partials[k, chunk, 1] = _products(x, dy, moving, geo, at, chunk, centre, none)
+    return 0
