@@ -58,7 +58,7 @@ def apply_lanes(
                 with builder.if_then(apart):
                     line = ir.Constant(intp, max(1, CACHE_LINE // to.size))
                     with cgutils.for_range_slice(builder, zero, args[6], line, intp) as (j, _):
-                        to.prefetch_to_write(builder.add(j, args[6]))
+                        to.prefetch(builder.add(j, args[6]), write=1)
                 still = [mover.load(places[2 + k], 1) for k, mover in enumerate(movers)] if varying else []
                 splats = {count: [splat(builder, v, count) for v in still] for count in (1, STEP)}
 

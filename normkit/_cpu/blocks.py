@@ -10,20 +10,20 @@ from .buffers import HIGH, PIVOT, ROW, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, SIZE, STRIP_ROWS, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
-from .threads import jit
+from .threads import jit, jit_inline
 from .vectors import copy_run, fill, out_of_line
 
 
-@jit
+@jit_inline
 def _lay_still(moving: Any, geo: Any, o: int, count: int, work: Any) -> None:
-    """The numbers of a position of `count` sets from `moving`, (weight,) or (high, low, rstd), where all positions share them."""
+    """The numbers from `moving`, (weight,) or (high, low, rstd), of a position of `count` sets, where all positions share them."""
     step = geo[geo[0, KEPT + 1] - 1, W]
     first = WEIGHT if len(moving) == 1 else HIGH
     for k in range(len(moving)):
         gather(moving[k], o, 1, 0, count, step, geo[LANE, SIZE], geo[LANE, W], work[first + k])
 
 
-@jit
+@jit_inline
 def _spread(work: Any, rows: int, width: int, length: int) -> None:
     """Repeat the first `width` numbers of some rows up to `length`."""
     for row in range(rows):
@@ -53,7 +53,7 @@ def _places(geo: Any, count: int, partials: int) -> Any:
 def _sum_strip(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any
 ) -> None:
-    """Add m positions of a run, the first of them at `at`, to the partial sums: position i of a block to those of i % partials."""
+    """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials."""
     out_of_line()
     inner, mode = geo[0, WALK + 1] - 1, geo[LANE, MODE]
     x_step, w_step, dy_step = geo[inner, X], geo[inner, W], geo[inner, DY]
@@ -74,7 +74,7 @@ def _sum_strip(
         accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places)
 
 
-@jit
+@jit_inline
 def _sum_strips(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any
 ) -> None:

@@ -1,10 +1,9 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
 Row 0: where the segments of each kind start. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, whether to stream, and how many tiles. Row 3: the lanes of a set, and where
-numbers that move come from. Then the segments, a row each: (size, strides of x, y,
-weight, bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx,
-and dy takes the place of bias.
+offsets of the first element of x, y, weight and bias, whether to stream, and how many tiles. Row 3: the lanes of a set, and
+where numbers that move come from. Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then
+reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ HEADER = 4
 # time: 16 roundings in a row at most, not 64.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 TILE_BLOCK = PARTIALS * STRIP_ROWS * BLOCK_STRIPS  # positions of a tile summed in one go
-ROW = PARTIALS * TILE_WIDTH  # elements of a buffer row
+ROW = 2048  # elements of a buffer row: PARTIALS positions of a tile or more
 HEAD = 32  # positions whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
-from .threads import jit
+from .threads import jit, jit_inline
 from .vectors import copy_run, fill, out_of_line, read
 
 
-@jit
+@jit_inline
 def position(geo: Any, first: int, last: int, at: Any, index: int) -> Any:
-    """Offsets of x, y, weight and bias `index` positions on from `at`, along segments [first, last); and the rest of the run."""
+    """Offsets of all operands `index` positions on from `at`, along segments [first, last); and what is left of the run."""
     left = geo[last - 1, SIZE]
     within, outer = index, 0
     if index >= left:  # a division costs as much as a short set
@@ -28,20 +28,20 @@ def position(geo: Any, first: int, last: int, at: Any, index: int) -> Any:
     return (x, y, w, b), left
 
 
-@jit
+@jit_inline
 def advance(geo: Any, row: int, at: Any, steps: int) -> Any:
     """Offsets for x, y, weight and bias, `steps` further along a segment."""
     x, y = at[0] + steps * geo[row, X], at[1] + steps * geo[row, Y]
     return x, y, at[2] + steps * geo[row, W], at[3] + steps * geo[row, B]
 
 
-@jit
+@jit_inline
 def set_origin(geo: Any, k: int) -> Any:
     """Offsets of x, y, weight and bias at the first element of set k."""
     return position(geo, geo[0, KEPT], geo[0, KEPT + 1], (geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), k)[0]
 
 
-@jit
+@jit_inline
 def tile_of(geo: Any, tile: int) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
     width, inner = geo[1, TILE], geo[geo[0, KEPT + 1] - 1, SIZE]
@@ -51,7 +51,7 @@ def tile_of(geo: Any, tile: int) -> Any:
     return outer * inner + start, min(width, inner - start), set_origin(geo, outer * inner + start)
 
 
-@jit
+@jit_inline
 def tiles_of(geo: Any, begin: int, end: int) -> Any:
     """The tiles of tasks [begin, end): first and one past the last."""
     return begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], geo[2, TILES])

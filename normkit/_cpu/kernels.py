@@ -30,11 +30,11 @@ from .geometry import (
 from .indexing import tile_of, tiles_of
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import chunk_moments, finish_set, loses_digits, merge
-from .threads import jit, jit_parallel
+from .threads import jit, jit_inline, jit_parallel
 from .vectors import call, fence, out_of_line
 
 
-@jit
+@jit_inline
 def skip_all(todo: Any, first: int, count: int, work: Any) -> Any:
     for k in range(first, first + count):
         if not skipped(todo, k, work):
@@ -42,7 +42,7 @@ def skip_all(todo: Any, first: int, count: int, work: Any) -> Any:
     return True
 
 
-@jit
+@jit_inline
 def _marked(todo: Any) -> Any:
     """How many sets wait for float64."""
     marked = 0

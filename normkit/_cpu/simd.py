@@ -69,13 +69,13 @@ class Elements:
         gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
         return self.builder.udiv(gap, ir.Constant(intp, self.size))
 
-    def prefetch_to_write(self, index: ir.Value) -> None:
-        """Ask for the cache line of an element."""
+    def prefetch(self, index: ir.Value, write: int) -> None:
+        """Ask for the cache line of an element, to read or to write it."""
         byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
         ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), byte)
-        self.builder.call(ask, [pointer, i32(1), i32(2), i32(1)])  # to write, into L2, data
+        self.builder.call(ask, [pointer, i32(write), i32(2), i32(1)])  # into L2, data
 
 
 class Table:

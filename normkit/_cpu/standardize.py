@@ -30,13 +30,13 @@ from .buffers import (
 )
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, gather, position
-from .threads import jit
+from .threads import jit, jit_inline
 from .vectors import beside, copy_run, out_of_line, write
 
-scale_of = jit(_scale_of)
+scale_of = jit_inline(_scale_of)
 
 
-@jit
+@jit_inline
 def skipped(todo: Any, k: int, work: Any) -> Any:
     """Whether set k is not for this pass: marked, in float32; not marked, in float64."""
     return todo.shape[0] > 0 and (todo[k] != 0) == (work.itemsize == 4)
@@ -99,11 +99,12 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
 @jit
 def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
     """The weights (or biases) of one position of a tile."""
+    out_of_line()
     step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
     gather(array, o, 1, 0, count, step, geo[1, APPLY_LANES], along, to)
 
 
-@jit
+@jit_inline
 def _still(geo: Any, count: int, column: int) -> Any:
     """Whether a weight or bias is the same for all lanes of a position."""
     step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
@@ -123,7 +124,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
     dense = inner[X] == width and inner[Y] == width
     if dy is not None:
         dense &= inner[DY] == width
-    together = ROW // width if dense and not varies else 1
+    together = min(ROW // width, max(1, m // 8)) if dense and not varies else 1
     splat = _still(geo, count, W)
     _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
@@ -146,7 +147,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
                 _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
                 if b is not None:
                     _lay_affine(b, geo, place[3], count, B, work[BIAS])
-            steps = (inner[X], inner[Y], inner[W], inner[B])
+            steps = (inner[X], inner[Y], inner[W], inner[B]) if together == 1 else (span, span, 0, span)
             apply_lanes(x, dy, y, (w, b), place, steps, span, rows, work, rows > 1 and varies != 0, stream)
         done += run
 

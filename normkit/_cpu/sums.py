@@ -14,21 +14,21 @@ from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS
 from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, ROWS, SIZE, TILE_BLOCK, X
-from .threads import jit
+from .threads import jit, jit_inline
 from .vectors import on_its_own, out_of_line, read
 
 
-@jit
+@jit_inline
 def merge(mean: float, m2: float, n: float, mean_b: float, m2_b: float, n_b: float) -> Any:
     """Mean and M2 of two parts together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
-    delta = mean_b - mean
-    share = n_b / (n + n_b)
     if n == 0:
         return mean_b, m2_b
+    delta = mean_b - mean
+    share = n_b / (n + n_b)
     return mean + delta * share, m2 + (m2_b + delta * delta * (n * share))
 
 
-@jit
+@jit_inline
 def about_pivot(s: Any, q: Any, m: int, pivot: Any, start: float) -> Any:
     """Mean (relative to start) and M2 of m elements from their sums about a pivot."""
     total = np.float64(s)
@@ -63,14 +63,14 @@ def chunk_products(
                 sums[1, k] += work[TOTAL_OF_PRODUCTS, j]
 
 
-@jit
+@jit_inline
 def cancels(s: Any, q: Any, m: int) -> Any:
     """Whether the sums about a pivot lost more than a bit to its distance from the mean."""
     total = np.float64(s)
     return total * total > 0.5 * m * np.float64(q)
 
 
-@jit
+@jit_inline
 def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
     """The first element of its set, for every lane."""
     lanes, step = geo[LANE, SIZE], geo[geo[0, KEPT + 1] - 1, X]
@@ -80,14 +80,14 @@ def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
             to[j] = first
 
 
-@jit
+@jit_inline
 def _set_pivots(work: Any, mean: Any, width: int) -> None:
     """Pivots at the means so far."""
     for j in range(width):
         work[PIVOT, j] = np.float64(work[ORIGIN, j]) + mean[j]
 
 
-@jit
+@jit_inline
 def _move_pivots(work: Any, width: int, m: int) -> Any:
     """Pivots that lie too far off moved to the mean of the block they were for. Returns whether there were any."""
     moved = False
@@ -177,7 +177,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     return float(positions * lanes)
 
 
-@jit
+@jit_inline
 def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
     """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms).
 
@@ -187,7 +187,7 @@ def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
     return not (abs(mean) <= HUGE and (constant or TINY_VARIANCE * n <= m2 < np.inf))
 
 
-@jit
+@jit_inline
 def finish_set(x: Any, geo: Any, origin: int, mean: float, m2: float, moments: Any, k: int) -> None:
     """Store the moments of set k from its mean relative to its first element."""
     start = read(x, origin, np.float64) if geo[1, CENTER] else 0.0

@@ -54,6 +54,11 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
+def jit_inline(function: Callable[..., Any]) -> Any:
+    """`jit` for what becomes part of its callers: not compiled by itself, which takes 100 ms, and no call."""
+    return numba.njit(inline="always", nogil=True, error_model="numpy")(function)
+
+
 def jit_parallel(function: Callable[..., Any]) -> Any:
     """`jit` for the functions that spread tasks of a kernel over threads.
 
