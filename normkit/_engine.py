@@ -63,6 +63,16 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
     return None if own is None else _from_rows(own, op.x, op.split)
 
 
+def prepared(op: Operands, options: Options, wanted: bool) -> Any:
+    """What normalizes arrays of the form of `op` by their own statistics."""
+    return _cpu.Forward(op, options.eps, options.correction, wanted)
+
+
+def moments_from(rows: Any, x: Array, split: Split) -> Moments:
+    """Rows of the kernels as Moments."""
+    return moments_of(_from_rows(rows, x, split), split)
+
+
 def statistics(x: Array, split: Split, center: bool) -> Any:
     """Own statistics of x: (mean, its low part, M2), 3 x the shape of the moments."""
     if x.size == 0:

@@ -6,10 +6,9 @@ more.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec
+from typing import Any
 
 from . import _engine, _interop
 from ._dtypes import Array
@@ -19,7 +18,6 @@ from ._layout import Split
 from ._moments import Moments
 from ._operands import Operands
 
-P = ParamSpec("P")
 Lie = Callable[[Any, str], "Incoming | None"]  # how a weight or bias lies along the axes of x
 
 
@@ -82,6 +80,13 @@ class Problem:
     def run(self, y: Array, wanted: bool) -> Any:
         """Normalize x into y; the statistics that were used, if wanted."""
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
+
+    def prepared(self) -> Any:
+        """The kernel call for problems of this form; None where statistics are given."""
+        if self.tail.moments is not None:
+            return None
+        op = self._operands(self.result())
+        return _engine.prepared(op, self.options, self.tail.return_moments)
 
     def parameters(self) -> dict[str, Incoming]:
         """The affine arguments that are there."""
@@ -146,27 +151,3 @@ class StyleProblem(Problem):
         deviation = self.style.alpha * _engine.moments_of(target, self.style.split).std()
         weight = _interop.ingest(deviation, "weight").array.reshape(self.style.lie)
         return value, y, replace(content, weight=weight, constant=self.tail.moments is not None), source
-
-
-_definitions: dict[Any, Callable[..., Problem]] = {}
-
-
-def norm(define: Callable[P, Problem]) -> Callable[P, Any]:
-    """The norm that solves what `define` describes."""
-
-    @functools.wraps(define)
-    def solve(*args: P.args, **kwargs: P.kwargs) -> Any:
-        return define(*args, **kwargs).solve()
-
-    _definitions[solve] = define
-    return solve
-
-
-def definition(of: Any) -> Callable[..., Problem]:
-    """What describes the problem of a norm."""
-    try:
-        return _definitions[of]
-    except (KeyError, TypeError):
-        names = ", ".join(sorted(known.__name__ for known in _definitions))
-        name = getattr(of, "__qualname__", repr(of))
-        raise TypeError(f"norm must be a norm of normkit ({names}), not {name}") from None

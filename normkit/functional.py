@@ -12,7 +12,8 @@ from ._engine import Options
 from ._interop import Incoming
 from ._layout import Split
 from ._moments import Moments
-from ._problem import Lie, Problem, Style, StyleProblem, Tail, norm
+from ._problem import Lie, Problem, Style, StyleProblem, Tail
+from ._recall import norm
 from .sets import NormSet, Sets, as_norm_set, axes_tuple, by_axes, by_groups, normalize_axes
 
 

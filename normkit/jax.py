@@ -15,7 +15,8 @@ from jax import numpy as jnp
 
 from . import functional
 from ._moments import Moments
-from ._problem import Problem, definition
+from ._problem import Problem
+from ._recall import definition
 from .sets import NormSet, Sets, moments_shape
 from .transforms import pullback_of, vjp
 

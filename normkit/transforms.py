@@ -11,7 +11,8 @@ from . import _engine, _interop
 from ._dtypes import Array, DType, accumulator, name_of
 from ._engine import Fit
 from ._interop import Incoming
-from ._problem import Problem, StyleProblem, definition
+from ._problem import Problem, StyleProblem
+from ._recall import definition
 from .functional import adaptive_instance_norm
 
 

@@ -1,5 +1,6 @@
 """The CPU backend, on NumPy arrays. Arguments come checked; nothing is copied but small affines."""
 
+from .calls import Forward as Forward
 from .calls import apply as apply
 from .calls import backward as backward
 from .calls import float32_holds as float32_holds

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import HIGH, PIVOT, ROW, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
-from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, SIZE, STRIP_ROWS, WALK, W, X
+from .buffers import HIGH, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
 from .threads import jit, jit_inline
@@ -16,7 +16,7 @@ from .vectors import copy_run, fill, out_of_line
 
 @jit_inline
 def _lay_still(moving: Any, geo: Any, o: int, count: int, work: Any) -> None:
-    """The numbers from `moving`, (weight,) or (high, low, rstd), of a position of `count` sets, where all positions share them."""
+    """The numbers of a position of `count` sets from `moving`, (weight,) or (high, low, rstd): all positions share them."""
     step = geo[geo[0, KEPT + 1] - 1, W]
     first = WEIGHT if len(moving) == 1 else HIGH
     for k in range(len(moving)):
@@ -37,7 +37,7 @@ def _spread(work: Any, rows: int, width: int, length: int) -> None:
 @jit
 def _places(geo: Any, count: int, partials: int) -> Any:
     """Offsets of the columns of a row of `partials` positions of `count` sets: in x, -, the numbers that move, and dy."""
-    places, lanes = np.empty((4, ROW), np.int64), geo[LANE, SIZE]
+    places, lanes = np.empty((4, PARTIALS * TILE_WIDTH), np.int64), geo[LANE, SIZE]
     kept, inner = geo[0, KEPT + 1] - 1, geo[0, WALK + 1] - 1
     for q in range(4):
         c = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
 from . import gradients, kernels, runs, threads
-from .plan import affine, flat, narrow_then_wide, plan_of
+from .plan import affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
 _NO_SETS = np.empty((6, 0))
@@ -23,25 +24,63 @@ def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
     return affine(op.weight, op.bias, 1.0, wide), affine(op.bias, op.weight, 0.0, wide)
 
 
+class Forward:
+    """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here."""
+
+    __slots__ = ("_kernel", "_plan", "_takes", "_wanted", "_wide", "divisor", "eps")
+
+    def __init__(self, op: Operands, eps: float, correction: float, want_moments: bool) -> None:
+        self._wide, self._wanted, self.eps = op.wide, want_moments, eps
+        lay_weight = affine_for(op.weight, op.bias, 1.0, self._wide)
+        lay_bias = affine_for(op.bias, op.weight, 0.0, self._wide)
+        weight, bias = lay_weight(op.weight), lay_bias(op.bias)
+        self._plan = plan_of(op, weight, bias)
+        self._kernel = runs.forward if self._plan.in_runs else kernels.forward
+        self._takes = (
+            flat_for(op.x),
+            flat_for(op.y, readonly=False),
+            _taking(lay_weight, op.weight, weight),
+            _taking(lay_bias, op.bias, bias),
+        )
+        self.divisor = self._plan.set_size - correction
+
+    @property
+    def fused(self) -> bool:
+        """Whether statistics and result come from one kernel; else they are two calls."""
+        return self._plan.fused
+
+    def __call__(self, x: Array, y: Array, weight: Array | None, bias: Array | None) -> Any:
+        """Normalize x into y. Returns moments (mean, its low part, M2) x sets, if wanted."""
+        plan, (take_x, take_y, take_weight, take_bias) = self._plan, self._takes
+        own = np.empty((3, plan.n_sets)) if self._wanted else _NO_MOMENTS
+        arrays = (take_x(x), take_y(y), take_weight(weight), take_bias(bias), own)
+        rest = (plan.geo, 1.0 / self.divisor, self.eps)
+
+        def run(kind: Array, todo: Array) -> Any:
+            arguments = (*arrays, todo, *rest, kind, plan.apart)
+            return threads.launch(plan.elements, self._kernel, kernels.forward_parallel, arguments, plan.groups)
+
+        narrow_then_wide(self._wide, plan.n_sets, run)
+        return own if self._wanted else None
+
+
+def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
+    """What gives the memory of weights or biases of this form to a kernel."""
+    flatten = flat_for(like)
+    if given is None:
+        constant = flatten(like)
+        return lambda _: constant
+    return flatten if lay is np.asarray else lambda values: flatten(lay(values))
+
+
 def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Array | None:
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
-    wide = op.wide
-    weight, bias = _affines(op, wide)
-    plan = plan_of(op, weight, bias)
-    if not plan.fused:
-        own = moments(op.x, op.split, op.center, wide)
-        apply(op, NUMPY.scaled(own, plan.set_size - correction, eps))
-        return own if want_moments else None
-    own = np.empty((3, plan.n_sets)) if want_moments else _NO_MOMENTS
-    arrays = (flat(op.x), flat(op.y, readonly=False), flat(weight), flat(bias), own)
-    scale = (float(plan.set_size - correction), eps)
-
-    def run(kind: Array, todo: Array) -> Any:
-        arguments = (*arrays, todo, plan.geo, scale, kind, plan.apart)
-        serial = runs.forward if plan.in_runs else kernels.forward
-        return threads.launch(plan.elements, serial, kernels.forward_parallel, arguments, plan.groups)
-
-    narrow_then_wide(wide, plan.n_sets, run)
+    call = Forward(op, eps, correction, want_moments)
+    if call.fused:
+        own: Array | None = call(op.x, op.y, op.weight, op.bias)
+        return own
+    own = moments(op.x, op.split, op.center, op.wide)
+    apply(op, NUMPY.scaled(own, call.divisor, eps))
     return own if want_moments else None
 
 

@@ -29,7 +29,7 @@ HEADER = 4
 # time: 16 roundings in a row at most, not 64.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 TILE_BLOCK = PARTIALS * STRIP_ROWS * BLOCK_STRIPS  # positions of a tile summed in one go
-ROW = 2048  # elements of a buffer row: PARTIALS positions of a tile or more
+ROW = 1024  # elements of a buffer row: PARTIALS positions of a tile or more
 HEAD = 32  # positions whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set

@@ -60,7 +60,8 @@ def forward(
     moments: Any,
     todo: Any,
     geo: Any,
-    scale: Any,
+    share: float,
+    eps: float,
     real: Any,
     apart: Any,
     begin: int,
@@ -92,7 +93,7 @@ def forward(
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
                 for row in range(3):
                     moments[row, first + k] = own[row, k]
-            own[SET_RSTD, k] = scale_of(own[M2, k], scale[0], scale[1])
+            own[SET_RSTD, k] = scale_of(own[M2, k] * share, 1.0, eps)
         apply_tile(x, None, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
     fence()
     return marked
@@ -190,13 +191,14 @@ def forward_parallel(
     moments: Any,
     todo: Any,
     geo: Any,
-    scale: Any,
+    share: float,
+    eps: float,
     real: Any,
     apart: Any,
     tasks: int,
 ) -> Any:
     for task in prange(tasks):
-        call(kernel, (x, y, w, b, moments, todo, geo, scale, real, apart, task, task + 1))
+        call(kernel, (x, y, w, b, moments, todo, geo, share, eps, real, apart, task, task + 1))
     return _marked(todo) if real.itemsize == 4 else 0
 
 

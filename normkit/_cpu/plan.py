@@ -22,6 +22,7 @@ _CAST_ELEMENTS = 1 << 16
 # Numba's CPU types have neither float16 nor bfloat16: they travel as records of one uint16, named by their field.
 _TAGGED = {name: np.dtype([(name, np.uint16)]) for name in ("float16", "bfloat16")}
 _ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
+_REAL = {wide: np.empty(0, np.float64 if wide else np.float32) for wide in (False, True)}  # carry the accumulator's dtype
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides in bytes, itemsize
@@ -34,6 +35,7 @@ class Plan:
     geo: Array
     n_sets: int
     set_size: int
+    elements: int  # of all sets
     groups: int  # tasks along the sets
     chunks: int  # and along a set, in the statistics
     apply_chunks: int  # and in the apply pass
@@ -41,10 +43,6 @@ class Plan:
     collects: bool  # and the sums over sets of each position too
     in_runs: bool  # for the kernels of `runs`
     apart: bool | None  # what the others are compiled for: True or None
-
-    @property
-    def elements(self) -> int:
-        return self.n_sets * self.set_size
 
 
 @lru_cache(maxsize=4096)
@@ -58,6 +56,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         geo=geometry.pack(view, center, fresh),
         n_sets=view.n_sets,
         set_size=view.set_size,
+        elements=view.n_sets * view.set_size,
         groups=geometry.tile_groups(view),
         chunks=chunks,
         apply_chunks=geometry.chunk_count(view.apply_rows),
@@ -78,12 +77,6 @@ def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
     return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), _FUSED_TILES)
 
 
-@lru_cache(maxsize=8)
-def real(wide: bool) -> Array:
-    """An empty array that carries the accumulator's dtype into a kernel."""
-    return np.empty(0, np.float64 if wide else np.float32)
-
-
 def _strides(layout: Layout, ndim: int) -> Strides:
     """Strides in elements, as broadcast to `ndim` axes: 0 for an axis of length 1."""
     shape, steps, size = layout
@@ -91,40 +84,69 @@ def _strides(layout: Layout, ndim: int) -> Strides:
     return (0,) * (ndim - len(shape)) + own
 
 
+Flatten = Callable[[Array], Array]
+
+
+def flat_for(like: Array, readonly: bool = True) -> Flatten:
+    """What gives the memory of arrays of this form, from first to last element, as one dimension, in storage dtype."""
+    order = tuple(sorted(range(like.ndim), key=lambda axis: (-abs(like.strides[axis]), axis)))
+    dtype = _TAGGED.get(name_of(like.dtype), np.dtype(np.uint8) if like.dtype.kind == "b" else like.dtype)
+    straight = like.flags.c_contiguous
+    dense, stored = straight or like.transpose(order).flags.c_contiguous, dtype == like.dtype
+
+    def flat(array: Array) -> Array:
+        line = array.reshape(-1) if straight else array.transpose(order).reshape(-1) if dense else _extent(array)
+        if not stored:
+            line = line.view(dtype)
+        if readonly:
+            line.setflags(write=False)  # a kernel that wrote to it would not compile
+        return line
+
+    return flat
+
+
+def _extent(array: Array) -> Array:
+    """The memory between the first and last element of an array that has gaps."""
+    forward = array[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in array.strides)]
+    extent = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(forward.shape, forward.strides, strict=True))
+    return as_strided(forward, (extent,), (array.itemsize,))
+
+
 def flat(array: Array, readonly: bool = True) -> Array:
-    """The memory between an array's first and last element, as one dimension, in storage dtype."""
-    if array.flags.c_contiguous:
-        line = array.reshape(-1)
-    else:
-        forward = array[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in array.strides)]
-        extent = 1 + sum((n - 1) * step // array.itemsize for n, step in zip(forward.shape, forward.strides, strict=True))
-        line = as_strided(forward, (extent,), (array.itemsize,))
-    line = line.view(_TAGGED.get(name_of(line.dtype), np.uint8 if line.dtype.kind == "b" else line.dtype))
-    if readonly:
-        line.flags.writeable = False  # a kernel that wrote to it would not compile
-    return line
+    """The memory of one array."""
+    return flat_for(array, readonly)(array)
 
 
 @lru_cache(maxsize=8)
 def _neutral(value: float, wide: bool) -> Array:
-    return np.full(1, value, real(wide).dtype)
+    return np.full(1, value, _REAL[wide].dtype)
+
+
+def affine_for(like: Array | None, other: Array | None, neutral: float, wide: bool) -> Callable[[Array | None], Array]:
+    """What gives weights or biases of this form in a dtype for the kernels.
+
+    Where there is none but the other one varies, it is spelled out, if that is small.
+    """
+    dtype = _REAL[wide].dtype
+    if like is None:
+        spelled = other is not None and other.size <= _CAST_ELEMENTS
+        constant = np.full(other.shape, neutral, dtype) if spelled and other is not None else _neutral(neutral, wide)
+        return lambda _: constant
+    if like.dtype != dtype and like.size <= _CAST_ELEMENTS:
+        return lambda given: np.asarray(given, dtype)
+    return np.asarray
 
 
 def affine(given: Array | None, other: Array | None, neutral: float, wide: bool) -> Array:
-    """Weight or bias in a dtype for the kernels; where it is absent but the other varies, spelled out, if that is small."""
-    if given is None:
-        if other is None or other.size > _CAST_ELEMENTS:
-            return _neutral(neutral, wide)
-        return np.full(other.shape, neutral, real(wide).dtype)
-    dtype = real(wide).dtype
-    return given.astype(dtype) if given.dtype != dtype and given.size <= _CAST_ELEMENTS else given
+    """One weight or bias in a dtype for the kernels."""
+    return affine_for(given, other, neutral, wide)(given)
 
 
 def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any]) -> None:
     """run(real, todo) in the accumulator; sets that float32 is too narrow for come back marked and go in float64."""
     if wide:
-        run(real(True), _ALL)
+        run(_REAL[True], _ALL)
         return
     todo = np.zeros(n_sets, np.uint8)
-    if run(real(False), todo):
-        run(real(True), todo)
+    if run(_REAL[False], todo):
+        run(_REAL[True], todo)

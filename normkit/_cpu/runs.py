@@ -18,7 +18,7 @@ from .lanes import ALONG, flush, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
 from .threads import jit, jit_inline
-from .vectors import fence, out_of_line, read
+from .vectors import fence, on_its_own, out_of_line, read
 
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
@@ -28,7 +28,8 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of a chunk of a set.
 
     A block is summed about a pivot near its mean: the mean of what came before it, for the first one the mean of its own
-    first elements. Where that turns out to be far off, once more about the block's own mean: so at most a bit is lost.
+    first elements, or if it is short the first. Where that turns out to be far off, once more about the block's own mean: so
+    at most a bit is lost.
     """
     kind, center = real.dtype.type, geo[1, CENTER] != 0
     begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
@@ -37,17 +38,18 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
         size = min(BLOCK, left, end - i)
-        m = min(HEAD, size) if center and i == begin else size
-        s, q = kind(0), kind(0)
+        m = HEAD if center and i == begin and size > 4 * HEAD else size
+        s, q, share = kind(0), kind(0), 1.0
         for attempt in range(3):
             s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None, 0)
+            share = 1.0 / m
             if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
                 break
-            pivot, m = kind(np.float64(pivot) + np.float64(s) / m), size
+            pivot, m = kind(np.float64(pivot) + np.float64(s) * share), size
         if center:
             if i == begin:
                 origin = np.float64(pivot)
-            mean_b, m2_b = about_pivot(s, q, size, pivot, origin)
+            mean_b, m2_b = about_pivot(s, q, share, pivot, origin)
             mean, m2 = merge(mean, m2, float(i - begin), mean_b, m2_b, float(size))
             pivot = kind(origin + mean)
         else:
@@ -86,14 +88,15 @@ def forward(
     moments: Any,
     todo: Any,
     geo: Any,
-    scale: Any,
+    share: float,
+    eps: float,
     real: Any,
     apart: Any,
     begin: int,
     end: int,
 ) -> Any:
     """Statistics and result of each set while it is in cache. Returns how many sets wait for float64."""
-    out_of_line()
+    on_its_own()
     n, center, marked = geo[1, ROWS], geo[1, CENTER] != 0, 0
     first, last = tiles_of(geo, begin, end)
     for k in range(first, last):
@@ -113,7 +116,7 @@ def forward(
             continue
         if moments.shape[1] > 0:
             moments[MEAN, k], moments[MEAN_LOW, k], moments[M2, k] = total, low, m2
-        centre = _centre(total, low, scale_of(m2, scale[0], scale[1]), real)
+        centre = _centre(total, low, scale_of(m2 * share, 1.0, eps), real)
         _apply_set(x, None, y, w, b, geo, at, 0, geo[2, APPLY_ROWS], centre, centre)
     fence()
     return marked

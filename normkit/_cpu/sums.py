@@ -29,11 +29,11 @@ def merge(mean: float, m2: float, n: float, mean_b: float, m2_b: float, n_b: flo
 
 
 @jit_inline
-def about_pivot(s: Any, q: Any, m: int, pivot: Any, start: float) -> Any:
-    """Mean (relative to start) and M2 of m elements from their sums about a pivot."""
+def about_pivot(s: Any, q: Any, share: float, pivot: Any, origin: float) -> Any:
+    """Mean (relative to origin) and M2 of 1 / share elements from their sums about a pivot."""
     total = np.float64(s)
-    m2 = np.float64(q) - total * total / m
-    return (np.float64(pivot) - start) + total / m, 0.0 if m2 < 0 else m2
+    m2 = np.float64(q) - total * (total * share)
+    return (np.float64(pivot) - origin) + total * share, 0.0 if m2 < 0 else m2
 
 
 @jit

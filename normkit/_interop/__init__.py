@@ -315,11 +315,16 @@ def result_array(out: Any, dtype: Any, given: Incoming, inputs: Mapping[str, Arr
         raise ValueError("out is misaligned, expected memory aligned to its dtype")
     if _overlaps_itself(array):
         raise ValueError(f"out has strides {array.strides} for shape {array.shape}: some of its elements share memory")
+    refuse_overlap(array, inputs)
+    return array
+
+
+def refuse_overlap(out: Array, inputs: Mapping[str, Array]) -> None:
+    """Refuse an `out` whose memory is that of an input, unless it is x itself."""
     for name, other in inputs.items():
-        if _clashes(array, other, exactly_allowed=name == "x"):
+        if _clashes(out, other, exactly_allowed=name == "x"):
             remedy = "; pass out=x itself, or memory of its own" if name == "x" else "; pass memory of its own"
             raise ValueError(f"out overlaps {name}, which would be overwritten while it is read{remedy}")
-    return array
 
 
 def _out_beside(x: Array, out: Any) -> Array:

@@ -17,7 +17,8 @@ import torch
 
 from normkit import functional
 from normkit._moments import Moments
-from normkit._problem import Problem, definition
+from normkit._problem import Problem
+from normkit._recall import definition
 from normkit.sets import moments_shape
 from normkit.transforms import pullback_of, vjp
 
