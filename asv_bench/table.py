@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from benchmarks.cases import CASES, LAYOUTS, Case, copy, make, plain, triad
+
+from normkit.bench.cases import CASES, LAYOUTS, Case, copy, make, plain, triad
 
 
 def median(calls: list[Callable[[], object]], rounds: int) -> list[float]:

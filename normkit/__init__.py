@@ -9,6 +9,10 @@ from . import _process as _process
 
 if TYPE_CHECKING:
     from ._moments import Moments as Moments
+    from ._num_threads import get_num_threads as get_num_threads
+    from ._num_threads import num_threads as num_threads
+    from ._num_threads import set_num_threads as set_num_threads
+    from ._warmup import warmup as warmup
     from .functional import adaptive_instance_norm as adaptive_instance_norm
     from .functional import batch_norm as batch_norm
     from .functional import group_norm as group_norm
@@ -32,14 +36,18 @@ _HOME = {
     "StyleGradients": ".transforms",
     "adaptive_instance_norm": ".functional",
     "batch_norm": ".functional",
+    "get_num_threads": "._num_threads",
     "group_norm": ".functional",
     "instance_norm": ".functional",
     "jvp": ".transforms",
     "layer_norm": ".functional",
     "moments": ".functional",
     "normalize": ".functional",
+    "num_threads": "._num_threads",
     "rms_norm": ".functional",
+    "set_num_threads": "._num_threads",
     "vjp": ".transforms",
+    "warmup": "._warmup",
 }
 
 __all__ = [
@@ -49,14 +57,18 @@ __all__ = [
     "StyleGradients",
     "adaptive_instance_norm",
     "batch_norm",
+    "get_num_threads",
     "group_norm",
     "instance_norm",
     "jvp",
     "layer_norm",
     "moments",
     "normalize",
+    "num_threads",
     "rms_norm",
+    "set_num_threads",
     "vjp",
+    "warmup",
 ]
 
 

@@ -79,9 +79,8 @@ def peers(torch, case, x):
 def time_case(torch, name, case, layout):
     """The two rows of a case."""
     sys.path.insert(0, str(ROOT / "asv_bench"))
-    from benchmarks.cases import make
-
     import normkit as nk
+    from normkit.bench.cases import make
 
     x = torch.from_numpy(make(case, layout)).cuda()
     out, flat, theirs = torch.empty_like(x), x.reshape(-1).clone(), peers(torch, case, x)
@@ -161,7 +160,7 @@ def main():
     import torch
 
     sys.path.insert(0, str(ROOT / "asv_bench"))
-    from benchmarks.cases import CASES, LAYOUTS
+    from normkit.bench.cases import CASES, LAYOUTS
 
     tests = {library: run_tests(library) for library in ("torch", "cupy")}
     if sanitizer := shutil.which("compute-sanitizer"):

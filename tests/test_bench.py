@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asv_bench.benchmarks import backward, cases, forward, overhead
+from asv_bench.benchmarks import backward, forward, overhead
+from normkit.bench import cases
 from tests import reference
 from tests.processes import ROOT, run_python
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cases import CASES, DTYPES, LAYOUTS, make, triad
+from normkit.bench.cases import CASES, DTYPES, LAYOUTS, make, triad
 
 
 class Backward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import threading
@@ -12,7 +13,9 @@ from typing import Any
 
 import numba
 
+from .._num_threads import limit
 from .._process import forked
+from .._trust import untrusted
 
 # Two threads win from here on: 32768 elements take 28 us on two threads and 30 on one, 65536 33 and 41 (2026-11).
 PARALLEL_ELEMENTS = 1 << 15
@@ -27,12 +30,33 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """The one place that sets the flags of a kernel. No fast-math: the order of every sum is part of the result."""
     flags = {"nogil": True, "error_model": "numpy", **options}
     try:
-        return _stamped(numba.njit(cache=True, **flags)(function))
+        kernel = numba.njit(cache=True, **flags)(function)
+        reason = untrusted(pathlib.Path(kernel._cache.cache_path))
     except RuntimeError as error:
         if "cache" not in str(error):
             raise
-        _warn_uncached(str(error))
+        reason = str(error)
+    if reason:
+        _warn_uncached(reason)
         return numba.njit(**flags)(function)
+    return _guarded(_stamped(kernel))
+
+
+def _guarded(kernel: Any) -> Any:
+    """A cached kernel that is compiled anew where the files of its cache are damaged: Numba would raise what reading raises."""
+    index = kernel._cache._cache_file
+    load = index.load
+
+    def load_whole(key: Any) -> Any:
+        try:
+            return load(key)
+        except Exception:  # noqa: BLE001 - unpickling garbage may raise anything
+            with contextlib.suppress(OSError):  # a folder that cannot be written keeps its damaged files
+                index.flush()
+            return None
+
+    index.load = load_whole
+    return kernel
 
 
 def _stamped(kernel: Any) -> Any:
@@ -71,7 +95,7 @@ def _warn_uncached(reason: str) -> None:
     if "warned" not in _state:
         _state["warned"] = True
         message = (
-            "normkit found no folder it can write compiled kernels to, so every process compiles them anew; "
+            "normkit found no folder that it can keep compiled kernels in and trust, so every process compiles them anew; "
             f"set NUMBA_CACHE_DIR to a folder of your own ({reason})"
         )
         warnings.warn(message, RuntimeWarning, stacklevel=2)
@@ -79,7 +103,7 @@ def _warn_uncached(reason: str) -> None:
 
 def may_run_parallel() -> bool:
     """Whether a parallel launch is safe here and has more than one thread to use."""
-    if forked():  # GNU OpenMP kills a forked child that launches: children stay serial, with the same bits
+    if forked() or limit() == 1:  # GNU OpenMP kills a forked child that launches: children stay serial, with the same bits
         return False
     if "layer" not in _state:
         with _lock:
@@ -100,8 +124,20 @@ def _layer_is_safe() -> bool:
 def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...], tasks: int) -> Any:
     """Run tasks [0, tasks) on this thread or on all of them: the same machine code, so the same bits."""
     if tasks > 1 and elements >= PARALLEL_ELEMENTS and may_run_parallel():
-        return parallel(_address(serial, arguments), *arguments, tasks)
+        return _spread(parallel, (_address(serial, arguments), *arguments, tasks))
     return serial(*arguments, 0, tasks)
+
+
+def _spread(parallel: Any, arguments: tuple[Any, ...]) -> Any:
+    """Launch on as many threads as are wanted; the caller's own number in Numba stays as it is."""
+    mask = numba.get_num_threads()
+    if limit() >= mask:
+        return parallel(*arguments)
+    numba.set_num_threads(limit())
+    try:
+        return parallel(*arguments)
+    finally:
+        numba.set_num_threads(mask)
 
 
 def _kind(argument: Any) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import stat
 import tempfile
 import warnings
 from functools import lru_cache
 
+from .._trust import untrusted
 from .compile import Machine, entry_of, machine_of
 from .package import Capability, versions
 from .spec import Spec
@@ -47,7 +47,7 @@ def cache_folder() -> pathlib.Path | None:
     folder = pathlib.Path(chosen or pathlib.Path(home, "normkit"), "cuda")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        reason = _untrusted(folder)
+        reason = untrusted(folder)
         if not reason and not os.access(folder, os.W_OK):
             reason = "it cannot be written"
     except OSError as error:
@@ -61,16 +61,6 @@ def cache_folder() -> pathlib.Path | None:
         )
         return None
     return folder
-
-
-def _untrusted(folder: pathlib.Path) -> str:
-    """Why code from a folder is not to be run: another user could have put it there."""
-    if not hasattr(os, "getuid"):
-        return ""
-    status = folder.stat()
-    if status.st_uid not in (os.getuid(), 0):
-        return "it belongs to another user"
-    return "others can write to it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
 def _read(path: pathlib.Path) -> bytes | None:

@@ -23,6 +23,7 @@ class Case:
     args: tuple[Any, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     affine: tuple[int, ...] = (1,)  # the axes of x that weight and bias span
+    torch: Callable[..., Any] | None = None  # the same of torch.nn.functional: (functional, x, weight, bias)
 
     def forward(self, x: np.ndarray, **more: Any) -> Any:
         """The norm of x."""
@@ -37,19 +38,39 @@ class Case:
         return nk.vjp(self.norm, x, *self.args, *pair[: 1 if self.norm is nk.rms_norm else 2], **self.options)[1]
 
 
+def _instance(functional: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return functional.instance_norm(x, None, None, weight, bias)
+
+
+def _group(functional: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return functional.group_norm(x, 32, weight, bias)
+
+
+def _batch(functional: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return functional.batch_norm(x, None, None, weight, bias, training=True)
+
+
+def _layer(functional: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return functional.layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def _rms(functional: Any, x: Any, weight: Any, bias: Any) -> Any:  # noqa: ARG001 - it has no bias
+    return functional.rms_norm(x, x.shape[-1:], weight, 1e-6)
+
+
 CASES = {
-    "style transfer, instance": Case((8, 64, 256, 256), nk.instance_norm, (2, 3), "128 MiB in sets of 256 KiB"),
-    "style transfer, group": Case((8, 64, 256, 256), nk.group_norm, None, "diffusion's 32 groups", (32,)),
-    "style transfer, batch": Case((8, 64, 256, 256), nk.batch_norm, (0, 2, 3), "few sets in many pieces"),
-    "ResNet stage 1, batch": Case((32, 64, 112, 112), nk.batch_norm, (0, 2, 3), "the largest of ResNet-50"),
-    "ResNet stage 4, group": Case((32, 512, 7, 7), nk.group_norm, None, "small sets of 784", (32,)),
+    "style transfer, instance": Case((8, 64, 256, 256), nk.instance_norm, (2, 3), "sets of 256 KiB", torch=_instance),
+    "style transfer, group": Case((8, 64, 256, 256), nk.group_norm, None, "diffusion's 32 groups", (32,), torch=_group),
+    "style transfer, batch": Case((8, 64, 256, 256), nk.batch_norm, (0, 2, 3), "few sets in many pieces", torch=_batch),
+    "ResNet stage 1, batch": Case((32, 64, 112, 112), nk.batch_norm, (0, 2, 3), "the largest of ResNet-50", torch=_batch),
+    "ResNet stage 4, group": Case((32, 512, 7, 7), nk.group_norm, None, "small sets of 784", (32,), torch=_group),
     "ConvNeXt, layer over channels": Case((16, 96, 56, 56), nk.layer_norm, (1,), "channels first", options={"axis": 1}),
-    "3-D volume, instance": Case((1, 32, 64, 128, 128), nk.instance_norm, (2, 3, 4), "nnU-Net; 32 sets of a million"),
+    "3-D volume, instance": Case((1, 32, 64, 128, 128), nk.instance_norm, (2, 3, 4), "sets of a million", torch=_instance),
     "video, instance per frame": Case((2, 32, 16, 112, 112), nk.normalize, (3, 4), "by pattern", ("n c t [h w]",)),
-    "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets", affine=(2,)),
-    "LLM tokens, RMS": Case((2048, 4096), nk.rms_norm, None, "one pass over rows of 16 KiB"),
+    "ViT tokens, layer": Case((64, 197, 768), nk.layer_norm, (2,), "many small contiguous sets", affine=(2,), torch=_layer),
+    "LLM tokens, RMS": Case((2048, 4096), nk.rms_norm, None, "one pass over rows of 16 KiB", torch=_rms),
     "audio, time only": Case((16, 80, 3000), nk.normalize, (2,), "log-mel spectrograms", ("n f [t]",)),
-    "one 4K image, instance": Case((1, 3, 2160, 3840), nk.instance_norm, (2, 3), "three huge sets"),
+    "one 4K image, instance": Case((1, 3, 2160, 3840), nk.instance_norm, (2, 3), "three huge sets", torch=_instance),
 }  # fmt: skip
 LAYOUTS = ("NC*", "N*C")
 DTYPES = ("float32", "float16")
@@ -66,10 +87,11 @@ def make(case: Case, layout: str, dtype: str = "float32", shrink: int = 1, seed:
 
 def plain(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The NumPy expression."""
-    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.float32(1e-5))
+    result: np.ndarray = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.float32(1e-5))
+    return result
 
 
-@numba.njit(parallel=True)
+@numba.njit(parallel=True)  # type: ignore[untyped-decorator]
 def copy(x: np.ndarray, y: np.ndarray) -> None:
     """Copy x to y, both flat, on all threads: what memory allows."""
     pieces = 64
@@ -78,7 +100,7 @@ def copy(x: np.ndarray, y: np.ndarray) -> None:
         y[k * step : (k + 1) * step] = x[k * step : (k + 1) * step]
 
 
-@numba.njit(parallel=True)
+@numba.njit(parallel=True)  # type: ignore[untyped-decorator]
 def triad(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     """Set z to x + y, all flat, on all threads: two reads and one write, as a gradient."""
     pieces = 64

@@ -1,0 +1,108 @@
+"""Who computes the cases: each in a process of its own, since two pools of threads in one process spoil each other's times.
+
+``python -m normkit.bench.contenders NAME DIRECTION DTYPE ROUNDS SHRINK CASE...`` prints a line of JSON for each case and
+layout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .cases import CASES, LAYOUTS, Case, copy, make, plain, triad
+
+Call = Callable[[], Any]
+
+
+def median(call: Call, rounds: int) -> float:
+    """Median milliseconds of a call, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times))
+
+
+def _normkit(case: Case, x: np.ndarray, backward: bool) -> Call:
+    if not backward:
+        out = np.full_like(x, 1, order="K")
+        return lambda: case.forward(x, out=out)
+    dy, pullback = np.full_like(x, 0.5), case.pullback(x)
+    return lambda: pullback(dy)
+
+
+def _memory(_: Case, x: np.ndarray, backward: bool) -> Call:
+    """A copy of the same bytes, or a triad of them into new memory: what memory allows."""
+    first, second = (np.full(x.size, k, f"u{x.itemsize}") for k in (1, 2))
+    if backward:
+        return lambda: triad(first, second, np.empty_like(first))
+    return lambda: copy(first, second)
+
+
+def _numpy(case: Case, x: np.ndarray, backward: bool) -> Call | None:
+    axes = case.plain
+    return None if axes is None or backward else lambda: plain(x, axes)
+
+
+def _torch(case: Case, x: np.ndarray, backward: bool) -> Call | None:
+    import torch
+
+    norm = case.torch
+    if norm is None:
+        return None
+    tensor = torch.from_numpy(x).requires_grad_(backward)
+    weights = [torch.ones(x.shape[axis], dtype=tensor.dtype, requires_grad=True) for axis in case.affine]
+    pair = [*weights, torch.zeros_like(weights[0], requires_grad=True)] if backward else [None, None]
+    if not backward:
+        return torch.no_grad()(lambda: norm(torch.nn.functional, tensor, *pair))
+    y = norm(torch.nn.functional, tensor, *pair)
+    dy = torch.full_like(y, 0.5)
+    inputs = [part for part in (tensor, *pair) if part.requires_grad]
+    return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True, allow_unused=True)
+
+
+def _jax(case: Case, x: np.ndarray, backward: bool) -> Call | None:
+    import jax
+    from jax import numpy as jnp
+
+    axes = case.plain
+    if axes is None or backward:
+        return None
+
+    def norm(x: Any) -> Any:
+        return (x - x.mean(axes, keepdims=True)) * jax.lax.rsqrt(x.var(axes, keepdims=True) + 1e-5)
+
+    array, compiled = jnp.asarray(x), jax.jit(norm)
+    return lambda: compiled(array).block_until_ready()
+
+
+CONTENDERS: dict[str, Callable[[Case, np.ndarray, bool], Call | None]] = {
+    "memory": _memory,
+    "normkit": _normkit,
+    "NumPy": _numpy,
+    "PyTorch": _torch,
+    "JAX": _jax,
+}
+NEEDS = {"PyTorch": "torch", "JAX": "jax"}  # the package of a contender that is not always there
+
+
+def main() -> None:
+    """Time one contender."""
+    name, direction, dtype, rounds, shrink, *cases = sys.argv[1:]
+    for case in cases:
+        for layout in LAYOUTS:
+            x = make(CASES[case], layout, dtype, int(shrink))
+            call = CONTENDERS[name](CASES[case], x, direction == "backward")
+            spent = None if call is None else median(call, int(rounds))
+            print(json.dumps({"case": case, "layout": layout, "shape": x.shape, "contender": name, "ms": spent}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
