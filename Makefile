@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench gpu-check clean
+.PHONY: demo test test-long fuzz bench gpu-check clean
 
 demo: .venv/demo  ## normalization at work on two photographs: prints a table, writes style_contrast.png
 	$(BIN)/python examples/style_contrast.py --out style_contrast.png
@@ -12,6 +12,14 @@ test: .venv/test  ## all checks and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: .venv/test  ## the tests with many examples each, and once with every array access checked
+	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest -n 2 --dist loadfile
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba_cache/checked $(BIN)/python -m pytest -n 2 tests/test_properties.py tests/test_gradients.py
+
+MINUTES ?= 10
+fuzz: .venv/test  ## random arrays, sets and options against the oracle for MINUTES; saves what it finds
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES)
 
 bench: .venv/bench  ## the case table on the current commit, beside a copy of the same bytes
 	cd asv_bench && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr

@@ -79,13 +79,18 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
     if call.fused:
         own: Array | None = call(op.x, op.y, op.weight, op.bias)
         return own
-    own = moments(op.x, op.split, op.center, op.wide)
-    apply(op, NUMPY.scaled(own, call.divisor, eps))
+    own, marked = _statistics(op.x, op.split, op.center, op.wide)
+    apply(op, NUMPY.scaled(own, call.divisor, eps), marked)
     return own if want_moments else None
 
 
 def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:
     """Moments (mean, its low part, M2) of every set of x, in the order of the sets."""
+    return _statistics(x, split, center, wide)[0]
+
+
+def _statistics(x: Array, split: Split, center: bool, wide: bool) -> tuple[Array, Array]:
+    """The moments, and which sets needed float64."""
     plan = plan_of(Operands(x, x, None, None, split, center), _NONE, _NONE)
     result = np.empty((3, plan.n_sets))
     partials = np.empty((plan.n_sets, plan.chunks, 2))
@@ -97,8 +102,7 @@ def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:
         threads.launch(plan.elements, serial, kernels.partial_moments_parallel, arguments, tasks)
         return kernels.finish(source, partials, result, todo, plan.geo, kind)
 
-    narrow_then_wide(wide, plan.n_sets, run)
-    return result
+    return result, narrow_then_wide(wide, plan.n_sets, run)
 
 
 def _marked(sets: Array, kind: Array, todo: Array) -> Any:
@@ -111,8 +115,11 @@ def float32_holds(sets: Array) -> bool:
     return not kernels.mark_wild(sets, np.zeros(sets.shape[1], np.uint8))
 
 
-def apply(op: Operands, sets: Array) -> None:
-    """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows."""
+def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
+    """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows.
+
+    marked: the sets whose statistics needed float64, and so do their results, as where one kernel does both.
+    """
     wide = op.wide
     weight, bias = _affines(op, wide)
     plan = plan_of(op, weight, bias)
@@ -126,7 +133,7 @@ def apply(op: Operands, sets: Array) -> None:
         threads.launch(plan.elements, serial, kernels.apply_parallel, arguments, tasks)
         return marked
 
-    narrow_then_wide(wide, plan.n_sets, run)
+    narrow_then_wide(wide, plan.n_sets, run, marked)
 
 
 def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:

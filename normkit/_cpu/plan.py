@@ -142,11 +142,15 @@ def affine(given: Array | None, other: Array | None, neutral: float, wide: bool)
     return affine_for(given, other, neutral, wide)(given)
 
 
-def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any]) -> None:
-    """run(real, todo) in the accumulator; sets that float32 is too narrow for come back marked and go in float64."""
+def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any], marked: Array | None = None) -> Array:
+    """run(real, todo) in the accumulator; sets that float32 is too narrow for come back marked and go in float64.
+
+    Returns the marks; `marked` are those of an earlier pass over the same sets.
+    """
     if wide:
         run(_REAL[True], _ALL)
-        return
-    todo = np.zeros(n_sets, np.uint8)
+        return _ALL
+    todo = np.zeros(n_sets, np.uint8) if marked is None else marked
     if run(_REAL[False], todo):
         run(_REAL[True], todo)
+    return todo

@@ -74,7 +74,8 @@ def _stamped(kernel: Any) -> Any:
 def _digest() -> str:
     """Of the source of all kernels."""
     here = pathlib.Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "_formulas.py", here.parent / "_storage.py"]
+    inlined = (here.parent / name for name in ("_formulas.py", "_layout.py", "_storage.py"))
+    sources = [*sorted(here.glob("*.py")), *inlined]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

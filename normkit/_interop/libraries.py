@@ -89,7 +89,7 @@ class Library:
 
     def scaled(self, own: Any, divisor: float, eps: float) -> Any:
         """(mean, its low part, M2) with 1 / sqrt(M2 / divisor + eps) in place of M2; 0 where that is 1 / 0."""
-        spread = np.sqrt(own[2] / divisor + eps)
+        spread = np.sqrt(own[2] * (1.0 / divisor) + eps)  # as the kernels: the same bits
         rows = own.copy()
         rows[2] = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread != 0)
         return rows
@@ -189,7 +189,7 @@ class _OnDevice(Library):
 
     def scaled(self, own: Any, divisor: float, eps: float) -> Any:
         rows = self.cast(own, np.dtype(np.float64)) + 0.0
-        spread = self.sqrt(own[2] / divisor + eps)
+        spread = self.sqrt(own[2] * (1.0 / divisor) + eps)
         rows[2] = self.where(spread == 0, spread * 0.0, 1.0 / self.where(spread == 0, spread + 1.0, spread))
         return rows
 

@@ -1,0 +1,74 @@
+"""`python -m normkit`: what each command says, on small cases."""
+
+import json
+
+import pytest
+
+import normkit as nk
+from normkit.bench import cases, table
+from tests.processes import run_python
+
+
+def test_info():
+    text = run_python("-m", "normkit", "info")
+    facts = dict(line.split("  ", 1) for line in text.splitlines())
+    assert facts["normkit"].strip() == nk.__version__ and "kernels are kept in" in facts and "CUDA" in facts
+
+
+def test_warmup_compiles_what_calls_need():
+    text = run_python("-m", "normkit", "warmup", "--norms", "layer", "--layouts", "NC*", "--forward-only")
+    assert "2 kinds of calls are ready" in text
+    from numba.core import event
+
+    with event.install_recorder("numba:compile") as compiled:
+        nk.warmup(["layer"], layouts=["NC*"], gradients=False)  # in this process from the disk, or it is there already
+        nk.warmup("layer", layouts="NC*", gradients=False)
+        before = len(compiled.buffer)
+        nk.warmup(["layer"], layouts=["NC*"], gradients=False)
+    assert len(compiled.buffer) == before
+
+
+@pytest.mark.parametrize("wrong", [{"norms": ["spectral"]}, {"dtypes": ["complex64"]}, {"layouts": ["NCHW"]}])
+def test_warmup_refuses(wrong):
+    with pytest.raises(ValueError, match="expected some of"):
+        nk.warmup(**wrong)
+
+
+def test_bench(tmp_path):
+    """Few cases, small: every contender that is installed, right after one another, in processes of their own."""
+    names = ["ViT tokens, layer", "ResNet stage 4, group"]
+    options = ["--shrink", 32, "--rounds", 1, "--cases", *names, "--plot", tmp_path / "speed.png"]
+    rows = json.loads(run_python("-m", "normkit", "bench", "--json", *options))
+    assert [row["case"] for row in rows] == [name for name in names for _ in cases.LAYOUTS]
+    assert all({"memory", "normkit"} <= set(row["ms"]) and min(row["ms"].values()) > 0 for row in rows)
+    assert (tmp_path / "speed.png").stat().st_size > 5000
+    text = run_python("-m", "normkit", "bench", "backward", *options[:-2])
+    assert text.count("\n|") == 1 + 2 * len(names) and "share of memory speed" in text
+
+
+def test_the_table_says_how_much_faster():
+    row = table.Row("a case", "NC*", (2, 3), {"memory": 1.0, "normkit": 2.0, "PyTorch": 5.0})
+    assert row.share == 0.5 and row.times_faster("PyTorch") == 2.5 and row.times_faster("JAX") is None
+    assert "| a case | 2 x 3 | NC* | 2.00 | 0.50 | 2.5 |" in table.markdown([row])
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench", "sideways"], ["warmup", "--norms", "spectral"]])
+def test_wrong_commands(arguments, capsys):
+    from normkit.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("contender", ["memory", "normkit", "NumPy", "PyTorch", "JAX"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_contenders_compute_the_case(contender, backward):
+    """Not only in processes of their own, where coverage does not look."""
+    from normkit.bench import contenders
+
+    if contender in contenders.NEEDS:
+        pytest.importorskip(contenders.NEEDS[contender], reason="an extra")
+    for case in cases.CASES.values():
+        call = contenders.CONTENDERS[contender](case, cases.make(case, "N*C", shrink=64), backward)
+        assert call is None or contenders.median(call, 1) > 0

@@ -1,0 +1,134 @@
+"""What speed rests on, without a clock: packed loops, few compilations, no temporaries, the short way for small calls."""
+
+import platform
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import normkit as nk
+from normkit import _recall
+from normkit._cpu import runs, threads
+from tests.processes import run_python
+from tests.test_properties import LAYOUTS, images
+
+PACKED = {"float32": "v?mulps", "float64": "v?mulpd", "float16": "vcvtph2psx?"}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the instructions named here are those of x86-64")
+@pytest.mark.parametrize("dtype", PACKED)
+def test_inner_loops_are_packed(dtype, tmp_path):
+    """In a process of its own, that compiles: code from the cache cannot be looked at."""
+    code = f"""
+import re, numpy as np, normkit as nk
+from normkit._cpu import runs
+nk.layer_norm(np.ones((4, 300), {dtype!r}))
+(code,) = runs.forward.inspect_asm().values()
+print(len(re.findall(r"\\b{PACKED[dtype]}\\b", code)))
+"""
+    assert int(run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path))) >= 4
+
+
+def test_signatures_are_few():
+    """One for each storage of x, result and affine; not for shapes, strides, axes or options."""
+    x = images(shape=(4, 8, 6, 10))
+    nk.instance_norm(x)
+    before = len(runs.forward.signatures)
+    for shape in ((2, 3, 40), (7, 5), (2, 4, 3, 3, 3), (3, 2049)):
+        y = images(shape=shape) if len(shape) == 4 else np.random.default_rng(0).random(shape, np.float32)
+        for axes in (-1, tuple(range(1, len(shape)))):
+            nk.normalize(y, axes, eps=0.1)
+            nk.normalize(y, axes, correction=0.5, return_moments=True)
+    assert len(runs.forward.signatures) == before
+
+
+def test_import_costs_nothing():
+    """No compiler, no framework: numpy is all that is there after the import, and not even that is normkit's own."""
+    code = """
+import numpy, sys
+before = set(sys.modules)
+import normkit
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - sys.stdlib_module_names))
+"""
+    assert run_python("-c", code).strip() == "['normkit']"
+
+
+ALIKE = {
+    "instance": lambda x, **k: nk.instance_norm(x, **k),
+    "weights": lambda x, **k: nk.instance_norm(x, np.arange(8.0), np.ones(8, np.float32), **k),
+    "group by name": lambda x, **k: nk.group_norm(x, num_groups=4, bias=np.arange(8), **k),
+    "pattern": lambda x, **k: nk.normalize(x, "n (g [c]) [...]", g=2, **k),
+    "result of another dtype": lambda x, **k: nk.batch_norm(x, dtype=np.float64) if not k else nk.batch_norm(x, **k),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("call", ALIKE)
+def test_the_short_way_gives_the_same(call, layout, monkeypatch):
+    """A second call of the same form does not pass the checks again; other values, the same bits as by the long way."""
+    first, second = (LAYOUTS[layout](images(seed=seed)) for seed in (1, 2))
+    norm = ALIKE[call]
+    monkeypatch.setattr(_recall, "_ready", {})
+    long = [norm(x) for x in (second,)]
+    monkeypatch.setattr(_recall, "_ready", {})
+    norm(first)
+    short = norm(second)
+    assert np.array_equal(short, long[0]) and short.dtype == long[0].dtype and short.strides == long[0].strides
+    out = np.empty_like(second)
+    assert norm(second, out=out) is out and norm(second, out=out) is out
+    y, m = norm(second, return_moments=True)
+    again, n = norm(second, return_moments=True)
+    assert np.array_equal(y, again) and np.array_equal(m.var, n.var) and np.array_equal(m.mean, n.mean)
+
+
+def test_the_short_way_is_taken_and_only_where_it_may(monkeypatch):
+    monkeypatch.setattr(_recall, "_ready", {})
+    x = np.random.default_rng(0).random((2, 3, 4), np.float32)
+    for _ in range(2):
+        nk.instance_norm(x)
+    assert len(_recall._ready) == 1
+    nk.normalize(x, 2, moments=nk.moments(x, 2))
+    nk.normalize(x.tolist(), 2)
+    nk.instance_norm(x.view(np.recarray))
+    nk.adaptive_instance_norm(x, x)
+    assert len(_recall._ready) == 1
+
+
+def test_the_short_way_checks_what_depends_on_values():
+    memory = np.random.default_rng(0).random((2, 40), np.float32)
+    x, apart, beside = memory[:, :10], memory[:, 20:30], memory[:, 5:15]
+    for _ in range(2):
+        assert nk.normalize(x, 1, out=apart) is apart
+    kept = memory.copy()
+    with pytest.raises(ValueError, match="out overlaps x"):
+        nk.normalize(x, 1, out=beside)
+    apart.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        nk.normalize(x, 1, out=apart)
+    assert np.array_equal(memory, kept)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2.0), (1, True)])
+def test_equal_is_not_the_same_argument(first, second):
+    """2 and 2.0 are equal, and hash alike; a number of groups must be an int."""
+    x = np.random.default_rng(0).random((2, 4, 6), np.float32)
+    nk.group_norm(x, first)
+    with pytest.raises(TypeError):
+        nk.group_norm(x, second)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_no_temporaries_on_many_threads(layout):
+    """Beside the result: the statistics, and a fixed number of bytes for each thread."""
+    x = LAYOUTS[layout](images(shape=(4, 16, 160, 150)))
+    out = np.empty_like(x)
+    assert threads.may_run_parallel(), "this test needs two threads and OpenMP"
+    for norm in (nk.instance_norm, nk.batch_norm, nk.layer_norm):
+        norm(x, out=out)
+        tracemalloc.start()
+        norm(x, out=out)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        sets = {nk.instance_norm: 64, nk.batch_norm: 16, nk.layer_norm: 4 * 16 * 160}[norm]
+        assert peak < 100 * sets + 100_000 < x.nbytes
