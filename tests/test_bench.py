@@ -1,5 +1,6 @@
 """Every benchmark case and every example runs, at a small size; the README's code too."""
 
+import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +51,28 @@ def test_small_calls_run(norm, shape):
     bench.setup(norm, shape)
     bench.time_call(norm, shape)
     assert compile(overhead.timeraw_import(), "import", "exec")
+
+
+@pytest.mark.parametrize("norm", overhead.FirstCall.params)
+def test_first_calls_run(norm):
+    for code in (overhead.FirstCall().timeraw_cold(norm), overhead.FirstCall().timeraw_from_disk(norm)):
+        run_python("-c", textwrap.dedent(code))
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("norm", overhead.Memory.params[0])
+def test_peak_memory_runs(norm, layout):
+    bench = overhead.Memory()
+    bench.setup(norm, layout)
+    bench.peakmem_in_place(norm, layout)
+    assert np.isfinite(bench.x).all()
+
+
+def test_the_table_of_errors():
+    """docs/numerics.md: within 4 units, in both layouts."""
+    lines = [line.split("|")[1:-1] for line in run_python("-W", "ignore", "-m", "tests.errors").splitlines()]
+    assert [part.strip() for part in lines[0][1:3]] == ["normkit", "normkit, channels last"]
+    assert len(lines) == 18 and all(float(part) <= 4 for line in lines[2:] for part in line[1:3])
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
