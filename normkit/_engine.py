@@ -180,10 +180,10 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> An
         n = set_size(of.split)
         op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)
         shares = (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction))
-        collect = shape is not None and _spans_sets(of.split, shape)
-        sums, over_sets = backend.backward(op, _to_rows(sets, of.x, of.split), shares, collect)
-        if over_sets is not None:
-            return _from_rows(over_sets, of.x, _swapped(of.split))
+        collect = weight is not None and shape is not None and _squeezed(shape) == _squeezed(tuple(weight.shape))
+        sums, collected = backend.backward(op, _to_rows(sets, of.x, of.split), shares, collect)
+        if collected is not None:
+            return library.reshape(collected, (2, *(shape or ())))
         if shape is not None and not _varies_within(of.split, shape):
             return sum_to(_from_rows(sums, of.x, of.split), (2, *shape))
     return None if shape is None else _parameter_sums(of, dy, shape)
@@ -196,15 +196,9 @@ def _varies_within(split: Split, shape: tuple[int, ...]) -> bool:
     return any(n != 1 and any(reduced and size > 1 for size, reduced in parts) for parts, n in pairs)
 
 
-@lru_cache(maxsize=4096)
-def _spans_sets(split: Split, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter of this shape has one element for each position of a set, the same for all sets."""
-    return all(len(axis) == 1 and n == (axis[0][0] if axis[0][1] else 1) for axis, n in zip(split, shape, strict=True))
-
-
-def _swapped(split: Split) -> Split:
-    """The sets of a parameter that spans the sets: the roles of kept and reduced swapped."""
-    return tuple(tuple((size, not reduced) for size, reduced in axis) for axis in split)
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that are longer than 1."""
+    return tuple(n for n in shape if n != 1)
 
 
 def _parameter_sums(of: Fit, dy: Array, shape: tuple[int, ...]) -> Any:

@@ -1,10 +1,10 @@
 """`python -m tests.errors`: the table of docs/numerics.md. Largest errors, in units of 2**-23 of max(1, |y|)."""
 
-import importlib.util
-
 import numpy as np
 
 import normkit as nk
+from normkit.bench import table
+from normkit.bench.onnx import operator
 from tests import reference
 
 SHAPE = (4, 8, 64, 65)  # N, C, H, W
@@ -42,6 +42,14 @@ def of_numpy(x, axes, eps):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + np.float32(eps))
 
 
+def of_onnx(x, axes, eps):
+    if axes == (2, 3):
+        weights = [np.full(x.shape[1], value, x.dtype) for value in (1, 0)]
+        return operator("InstanceNormalization", {"epsilon": eps}, np.ascontiguousarray(x), weights)()
+    weights = [np.full(x.shape[1:], value, x.dtype) for value in (1, 0)]
+    return operator("LayerNormalization", {"axis": 1, "epsilon": eps}, np.ascontiguousarray(x), weights)()
+
+
 CONTENDERS = {
     "normkit": lambda x, axes, eps: nk.normalize(x, axes, eps=eps),
     "normkit, channels last": lambda x, axes, eps: nk.normalize(
@@ -49,6 +57,7 @@ CONTENDERS = {
     ),
     "NumPy": of_numpy,
     "PyTorch": of_torch,
+    "ONNX Runtime": of_onnx,
     "JAX, as Flax sums": of_jax,
 }
 
@@ -61,8 +70,8 @@ def error(y, exact):
 
 
 def main():
-    there = [name for name in CONTENDERS if not ("PyTorch" in name and not importlib.util.find_spec("torch"))]
-    there = [name for name in there if not ("JAX" in name and not importlib.util.find_spec("jax"))]
+    absent = [name for name in table.CONTENDERS if name not in table.contenders()]
+    there = [name for name in CONTENDERS if name.split(",")[0] not in absent]
     print("| float32 data | " + " | ".join(there) + " |\n|" + " --- |" * (1 + len(there)))
     for axes, norm in (((2, 3), "instance"), ((1, 2, 3), "layer")):
         for name, make in DATA.items():

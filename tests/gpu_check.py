@@ -57,23 +57,11 @@ def milliseconds(torch, calls, rounds=30):
     return [float(np.median(own)) for own in times]
 
 
-def peers(torch, case, x):
-    """PyTorch's function of the same norm, with weight and bias; None where it has none in this layout."""
-    import normkit as nk
-
-    functional, channels = torch.nn.functional, x.shape[1]
+def peer(torch, case, x):
+    """PyTorch's function of the same norm, with weight and bias; None where it has none."""
     shape = [x.shape[axis] for axis in case.affine]
     pair = [torch.ones(shape, device="cuda", requires_grad=True), torch.zeros(shape, device="cuda", requires_grad=True)]
-    found = {
-        nk.instance_norm: lambda t: functional.instance_norm(t, None, None, *pair),
-        nk.group_norm: lambda t: functional.group_norm(t, *case.args, *pair),
-        nk.batch_norm: lambda t: functional.batch_norm(t, None, None, *pair, training=True),
-        nk.rms_norm: lambda t: functional.rms_norm(t, shape, torch.ones(shape, device="cuda"), 1e-6),
-        nk.layer_norm: lambda t: functional.layer_norm(t, shape, *pair),
-    }
-    if case.norm is nk.layer_norm and case.affine == (1,):
-        return lambda t: functional.layer_norm(t.movedim(1, -1), [channels], *pair).movedim(-1, 1)
-    return found.get(case.norm)
+    return None if case.peers is None else lambda t: case.peers.torch(torch.nn.functional, t, *pair)
 
 
 def time_case(torch, name, case, layout):
@@ -83,7 +71,7 @@ def time_case(torch, name, case, layout):
     from normkit.bench.cases import make
 
     x = torch.from_numpy(make(case, layout)).cuda()
-    out, flat, theirs = torch.empty_like(x), x.reshape(-1).clone(), peers(torch, case, x)
+    out, flat, theirs = torch.empty_like(x), x.reshape(-1).clone(), peer(torch, case, x)
     copied, dy = torch.empty_like(flat), torch.randn_like(x)
     forward, backward = {"normkit": lambda: case.forward(x, out=out)}, {}
     shape = tuple(x.shape[axis] for axis in case.affine) + (1,) * ((x.ndim - 2) if case.norm is nk.normalize else 0)

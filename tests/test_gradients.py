@@ -297,6 +297,33 @@ def test_a_weight_along_many_sets(width, dtype):
     check(gradients, (dx, products.sum(0), steps.sum(0), size), dtype, terms, width)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize(
+    ("norm", "args", "options", "shape"),
+    [
+        (nk.group_norm, (32,), {}, (40, 512, 7, 7)),  # its weight stands still in runs, or in lanes
+        (nk.group_norm, (4,), {}, (9, 12, 41, 40)),
+        (nk.layer_norm, (), {"axis": 1}, (16, 96, 29, 28)),  # and in the positions of a tile
+        (nk.layer_norm, (), {"axis": 1}, (3, 33, 65, 1)),
+    ],
+)
+@pytest.mark.parametrize("wild", [False, True])
+def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layout, wild):
+    """Its gradient is collected too, in many tasks or one, but not where some sets need float64."""
+    x, dy = (LAYOUTS[layout](each) for each in (images(shape=shape), uneven(shape, np.float32)))
+    if wild:
+        x[1] *= 1e-30
+    weight = uneven(shape[1]).astype(np.float32)
+    gradients = nk.vjp(norm, x, *args, weight, weight, **options)[1](dy)
+    split, axes = ((shape[0], args[0], -1, *shape[2:]), (2, 3, 4)) if args else (shape, (1,))
+    whole = np.broadcast_to(weight.reshape(-1, *[1] * (len(shape) - 2)), shape).reshape(split)
+    dx, products, size = reference.gradient(x.reshape(split), axes, dy.reshape(split), whole)
+    dx, products, size = (np.broadcast_to(each, dx.shape).reshape(shape) for each in (dx, products, size))
+    others, steps = (0, *range(2, len(shape))), dy.astype(np.longdouble)
+    terms = (np.abs(products).sum(others) + np.abs(steps).sum(others), np.abs(steps).sum(others))
+    check(gradients, (dx, products.sum(others), steps.sum(others), size), "float32", terms, x.size // shape[1])
+
+
 # ----------------------------------------------------------------------------------------------------- given statistics
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
 @pytest.mark.parametrize("center", [True, False])

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import element
-from .simd import CACHE_LINE, STEP, Elements, Table, elements_of, primitive, sources_of, splat, store_loop
+from .simd import CACHE_LINE, STEP, Elements, Mask, Table, elements_of, primitive, sources_of, splat, store_loop
 
 
 @primitive
@@ -60,16 +60,13 @@ def apply_lanes(
                     with cgutils.for_range_slice(builder, zero, args[6], line, intp) as (j, _):
                         to.prefetch(builder.add(j, args[6]), write=1)
                 still = [mover.load(places[2 + k], 1) for k, mover in enumerate(movers)] if varying else []
-                splats = {count: [splat(builder, v, count) for v in still] for count in (1, STEP)}
+                splats = [splat(builder, v, STEP) for v in still]
 
-                def emit(j: ir.Value, count: int, streaming: bool) -> None:
+                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
                     first, last = fixed[:3], fixed[3 + len(still) :]
-                    numbers = [
-                        *(part.load(j, count) for part in first),
-                        *splats[count],
-                        *(part.load(j, count) for part in last),
-                    ]
-                    to.store(j, element(builder, [source.load(j, count) for source in here], numbers), streaming)
+                    numbers = [*(part.load(j, count) for part in first), *splats, *(part.load(j, count) for part in last)]
+                    values = [source.load(j, count, mask) for source in here]
+                    to.store(j, element(builder, values, numbers), streaming, mask)
 
                 store_loop(builder, args[6], emit, to, args[10])
 
@@ -120,15 +117,12 @@ def apply_run(
 
         def run(varying: bool) -> None:
             fixed = [] if varying else [mover.load(zero, 1) for mover in movers]
-            splats = {
-                count: [[splat(builder, v, count) for v in part] for part in (before, fixed, after)] for count in (1, STEP)
-            }
+            first, still, last = ([splat(builder, v, STEP) for v in part] for part in (before, fixed, after))
 
-            def emit(j: ir.Value, count: int, streaming: bool) -> None:
-                first, still, last = splats[count]
-                along = [mover.load(j, count) for mover in movers] if varying else still
-                values = [source.load(j, count) for source in sources]
-                result.store(j, element(builder, values, [*first, *along, *last]), streaming)
+            def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
+                along = [mover.load(j, count, mask) for mover in movers] if varying else still
+                values = [source.load(j, count, mask) for source in sources]
+                result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)
 
             store_loop(builder, args[6], emit, result, args[12])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import HIGH, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .buffers import HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
@@ -51,7 +51,7 @@ def _places(geo: Any, count: int, partials: int) -> Any:
 
 @jit
 def _sum_strip(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
     """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials."""
     out_of_line()
@@ -67,31 +67,33 @@ def _sum_strip(
     if even:  # positions follow one another: `partials` of them are one row, and the last row is shorter
         for part in range(2):
             columns = (rest * width, partials * width) if part else (0, rest * width)
-            accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places)
+            accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own)
         return
     for j in range(min(partials, m)):
         lane, here = (i + j) % partials * width, advance(geo, inner, at, j)
-        accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places)
+        accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places, own)
 
 
 @jit_inline
 def _sum_strips(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
     """Add positions [i, i + m) to the partial sums."""
     done, strip = 0, STRIP_ROWS * PARTIALS
     while done < m:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
         run = min(m - done, left, strip)
-        _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places)
+        _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
         done += run
 
 
 @jit
-def sum_block(x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any, apart: Any) -> None:
+def sum_block(
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any, apart: Any, own: Any
+) -> None:
     """The two sums over positions [i, i + m) of `count` sets, into TOTAL and TOTAL_OF_PRODUCTS.
 
-    The numbers of the lanes (PIVOT, or HIGH to WEIGHT) are in work, for one position.
+    The numbers of the lanes (PIVOT, or HIGH to RSTD) are in work, for one position. own: None, or see `accumulate`.
     """
     out_of_line()
     partials = PARTIALS
@@ -99,16 +101,16 @@ def sum_block(x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, c
         partials //= 2
     width, rows = count * geo[LANE, SIZE], PIVOT + 1
     if dy is not None:
-        rows = WEIGHT + 1
+        rows = RSTD + 1
         if not geo[1, MOVES]:
             _lay_still(moving, geo, at[2], count, work)
     _spread(work, rows, width, partials * width)
     for row in (TOTAL, TOTAL_OF_PRODUCTS):
         fill(work[row], partials * width, work.dtype.type(0))
     if apart is None:
-        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, None)
+        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, None, own)
     else:
-        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, _places(geo, count, partials))
+        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, _places(geo, count, partials), own)
     while partials > 1:  # a tree, the same for every width
         partials //= 2
         add_run(work[TOTAL], partials * width)

@@ -140,7 +140,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
     """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
 
     sets: 6 rows, of which shift and slope are set here to the sums times `shares`. With `collect`, the sums of dy and of
-    dy * x_hat of each position over all sets come too, 2 x positions, where they cost no pass of their own.
+    dy * x_hat for each element of op.weight come too, 2 x elements, where they cost no pass of their own.
     """
     assert op.dy is not None
     weight = affine(op.weight, None, 1.0, op.wide)
@@ -151,19 +151,22 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
         apply(op, sets)
         return sums, None
     sums = np.empty((2, plan.n_sets))
-    collect &= plan.collects
-    totals = np.zeros((plan.groups, 2, plan.set_size if collect else 0))
-    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums, totals)
+    collect &= plan.collects and weight.flags.c_contiguous
+    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums)
+    totals = np.zeros((plan.groups, 2, 0))
 
     def run(kind: Array, todo: Array) -> Any:
+        nonlocal totals
         marked = _marked(sets, kind, todo)
-        arguments = (*arrays, todo, plan.geo, shares, kind, plan.apart)
+        if collect and not marked and not (todo.size and kind.itemsize == 8):  # of all sets in one go, or not at all
+            totals = np.zeros((plan.groups, 2, weight.size))
+        arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart)
         serial = runs.backward if plan.in_runs else gradients.backward
         threads.launch(plan.elements, serial, gradients.backward_parallel, arguments, plan.groups)
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)
-    return sums, totals.sum(0) if collect else None
+    return sums, totals.sum(0) if totals.size else None
 
 
 def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:

@@ -9,6 +9,7 @@ reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -40,8 +41,9 @@ _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a
 # 512: 4.3 / 6.5.
 _STREAM_ELEMENTS = 1 << 23
 _STREAM_RUN = 1 << 9
-# Tasks that collect: at most so many, each over so many sets or more. Their rows of float64 are then 1/16 of x at most.
-_COLLECT_TASKS, _COLLECT_SETS, _COLLECT_LENGTH = 128, 32, 8192
+# Tasks that collect sums of a weight's elements: at most and at least so many, or one where all is one task's work. Their
+# sums, in float64, are 1/16 of a float32 x at most, and those of one task fit in L2.
+_COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_SHARE, _COLLECT_LENGTH = 128, 16, 64, 1 << 13
 
 
 @lru_cache(maxsize=4096)
@@ -113,20 +115,35 @@ def streams(view: SetView) -> bool:
 
 def tiles_per_task(view: SetView) -> int:
     """Neighbouring tiles that one task takes, so that it has work for some microseconds; and few sums if it collects them."""
-    least = max(_COLLECT_SETS, ceil_div(view.tiles, _COLLECT_TASKS)) if collects(view) else 1
+    tasks = _collecting_tasks(view)
+    least = ceil_div(view.tiles, tasks) if tasks else 1
     return max(least, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
 
 
 def collects(view: SetView) -> bool:
-    """Whether each task can add up dy and dy * x_hat of each position over its sets, while it sums the sets.
+    """Whether each task can add up dy and dy * x_hat for each element of the weight, while it sums the sets.
 
-    The gradient of a weight that lies along a set, without reading x and dy again: for runs, short enough for L2, many
-    enough to be worth a row of sums per task.
+    The gradient of a weight that changes within a set, without reading x and dy again: where it goes along a run, or stands
+    still in runs, in lanes or in the positions of a tile.
     """
-    if not view.gradient or len(view.walk) > 1 or not in_runs(view):
-        return False
-    (x, _, weight, dy), n = view.walk[-1][1], view.set_size
-    return x == weight == dy == 1 and n <= _COLLECT_LENGTH and view.n_sets >= 16 * _COLLECT_SETS
+    return _collecting_tasks(view) > 0
+
+
+def _collecting_tasks(view: SetView) -> int:
+    """The number of tasks that is best to collect in; 0 where it does not pay."""
+    size = prod(n for n, strides in (*view.kept, *view.reduced) if strides[2] != 0)
+    if not view.gradient or size == 1 or (apart(view) and not in_runs(view)):
+        return 0
+    moves = any(strides[2] != 0 for _, strides in view.walk)
+    if moves and (view.walk[-1][1][2] != 0 or not in_runs(view)) and size > _COLLECT_LENGTH:
+        return 0
+    if moves and not in_runs(view) and _mode(view) != 1:
+        return 0
+    elements = view.n_sets * view.set_size
+    if elements <= _TASK_ELEMENTS:
+        return 1
+    tasks = min(_COLLECT_TASKS, elements // (_COLLECT_SHARE * size))
+    return tasks if tasks >= _COLLECT_LEAST else 0
 
 
 def tile_groups(view: SetView) -> int:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from .buffers import SET_SHIFT, SET_SLOPE, WEIGHT, WORK_ROWS
+from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import tile_of, tiles_of
 from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
 from .threads import jit, jit_parallel
-from .vectors import call, fence, fill, out_of_line
+from .vectors import call, fence, out_of_line
 
 
 @jit
@@ -42,35 +42,37 @@ def backward(
 ) -> int:
     """The sums of each set, (2, sets), and its dx while it is in cache.
 
-    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: for sets in runs.
+    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
+    of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
     part = np.empty((2, TILE_WIDTH))
     own = np.empty((6, TILE_WIDTH))
-    start, stop = tiles_of(geo, begin, end)
-    for index in range(start, stop):
-        tile = tile_of(geo, index)
-        first, count, at = tile
-        if skip_all(todo, first, count, work):
-            continue
-        for row in range(6):
+    for task in range(begin, end):
+        start, stop = tiles_of(geo, task, task + 1)
+        for index in range(start, stop):
+            tile = tile_of(geo, index)
+            first, count, at = tile
+            if skip_all(todo, first, count, work):
+                continue
+            for row in range(6):
+                for k in range(count):
+                    own[row, k] = sets[row, first + k]
             for k in range(count):
-                own[row, k] = sets[row, first + k]
-        for k in range(count):
-            own[SET_SHIFT, k], own[SET_SLOPE, k] = 0.0, 0.0
-        for chunk in range(-(-geo[1, ROWS] // CHUNK)):
-            load_sets(sets, first, count, geo[LANE, SIZE], False, work)
-            chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart)
+                own[SET_SHIFT, k], own[SET_SLOPE, k] = 0.0, 0.0
+            for chunk in range(-(-geo[1, ROWS] // CHUNK)):
+                load_sets(sets, first, count, geo[LANE, SIZE], False, work)
+                chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])
+                for k in range(count):
+                    own[SET_SHIFT, k] += part[0, k]
+                    own[SET_SLOPE, k] += part[1, k]
             for k in range(count):
-                own[SET_SHIFT, k] += part[0, k]
-                own[SET_SLOPE, k] += part[1, k]
-        for k in range(count):
-            if not skipped(todo, first + k, work):
-                sums[0, first + k], sums[1, first + k] = own[SET_SHIFT, k], own[SET_SLOPE, k]
-            own[SET_SHIFT, k] *= shares[0]
-            own[SET_SLOPE, k] *= shares[1]
-        apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
+                if not skipped(todo, first + k, work):
+                    sums[0, first + k], sums[1, first + k] = own[SET_SHIFT, k], own[SET_SLOPE, k]
+                own[SET_SHIFT, k] *= shares[0]
+                own[SET_SLOPE, k] *= shares[1]
+            apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
     fence()
     return 0
 
@@ -95,7 +97,7 @@ def partial_products(
     """
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
-    part = np.empty((2, TILE_WIDTH))
+    part, none = np.empty((2, TILE_WIDTH)), np.empty((2, 0))
     chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -106,9 +108,7 @@ def partial_products(
                 continue
             if len(moving) == 1:
                 load_sets(sets, first, count, geo[LANE, SIZE], False, work)
-            else:
-                fill(work[WEIGHT], count * geo[LANE, SIZE], real.dtype.type(1))
-            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart)
+            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart, none)
             for k in range(count):
                 if not skipped(todo, first + k, work):
                     partials[first + k, chunk, 0] = part[0, k]

@@ -6,8 +6,9 @@ strips of STRIP, element i of a strip in lane i % LANES (those of a tile: i % PA
 as a tree. No fast-math flag is set anywhere. So a set gives the same bits in every kernel, schedule, thread count and vector
 width.
 
-Every sum comes in two kinds. Where `dy` is None, statistics: d = x - pivot and d * d. Else a gradient's: g = dy * weight and
-g * x_hat. The numbers that go with an element (pivot, or centre, scale and weight) lie in the first rows of `work`.
+Every sum comes in two kinds. Where `dy` is None, statistics: d = x - pivot and d * d. Else a gradient's: g and g * x_hat. There
+g is dy * weight where the weight changes from element to element of the sum, else dy: such a weight belongs to the sum. The
+numbers that go with an element (pivot, or centre and scale) lie in the first rows of `work`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,26 @@ from numba.core import cgutils
 from .._formulas import terms_of
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
 from .geometry import STRIP_ROWS
-from .simd import CACHE_LINE, Elements, Integers, Table, elements_of, loop, primitive, sources_of, splat
+from .simd import (
+    CACHE_LINE,
+    STEP,
+    Elements,
+    Integers,
+    Mask,
+    Table,
+    elements_of,
+    first_lanes,
+    loop,
+    primitive,
+    sources_of,
+    splat,
+)
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES
-# Columns summed side by side, in registers, and the same of a gradient, which has more numbers per column; for float32.
-_COLUMNS, _COLUMNS_OF_PRODUCTS, _COLUMNS_APART = (64, 32, 8, 1), (32, 8, 1), (8, 1)
+# Columns summed side by side, in registers (a gradient has more numbers per column: not 64), and those that lie apart.
+_COLUMNS, _COLUMNS_APART = (64, 32, STEP), (8, 1)
 
 
 class _Operand:
@@ -37,11 +51,11 @@ class _Operand:
     def __init__(self, builder: ir.IRBuilder, array: Elements, start: ir.Value, step: ir.Value, places: Any) -> None:
         self.builder, self.array, self.start, self.step, self.places = builder, array, start, step, places
 
-    def load(self, row: ir.Value, column: ir.Value, count: int) -> ir.Value:
+    def load(self, row: ir.Value, column: ir.Value, count: int, mask: Mask) -> ir.Value:
         """`count` columns of a row."""
         line = self.array.at(self.start, self.builder.mul(row, self.step))
         if self.places is None:
-            return line.load(column, count)
+            return line.load(column, count, mask)
         lanes = [line.load(self.places(self.builder.add(column, column.type(k))), 1) for k in range(count)]
         if count == 1:
             return lanes[0]
@@ -76,13 +90,15 @@ def accumulate(
     lane: Any,
     mode: Any,
     places: Any,
+    own: Any,
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
 
     at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
     rows of work; in mode SPLAT those in `moving`, (weight,) or (high, low, rstd), come from there, one for each row, in mode
-    ALONG one for each element.
+    ALONG one for each element. Where a weight does, mode SPLAT, and `own`, None or 2 x n, is not empty, the sums of dy and
+    dy * x_hat over the columns of a row are added to its rows, at the weight's offset.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -101,35 +117,53 @@ def accumulate(
         table = Table(context, builder, sig.args[7], args[7])
         numbers = [table.row(intp(k)) for k in range(_numbers_per_element(sources))]
         totals = [table.row(intp(k)).at(args[8]) for k in (TOTAL, TOTAL_OF_PRODUCTS)]
+        owned = None if isinstance(sig.args[11], types.NoneType) else Table(context, builder, sig.args[11], args[11])
 
-        def sum_columns(kind: int, column: ir.Value, count: int) -> None:
+        def collect(row: ir.Value, values: list[ir.Value], own: list[ir.Value], mask: Mask) -> None:
+            assert owned is not None
+            place = builder.add(at[2], builder.mul(row, steps[2]))
+            for k, term in enumerate(terms_of(builder, values, own)):
+                if mask is not None:
+                    term = builder.select(mask, term, ir.Constant(term.type, None))
+                line, more = owned.row(intp(k)), _fold(builder, term)
+                if line.wide != wide:
+                    more = builder.fpext(more, line.wide)
+                line.store(place, builder.fadd(line.load(place, 1), more))
+
+        def sum_columns(kind: int, column: ir.Value, count: int, mask: Mask = None) -> None:
             still = [part.load(column, count) for part in numbers]
             zero = splat(builder, ir.Constant(wide, 0.0), count)
             sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
             for slot in sums:
                 builder.store(zero, slot)
             with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
-                moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count) for m in movers]
+                moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in movers]
                 own = still
                 if kind != TABLE:
-                    own = [*still[:3], *moved] if len(moved) == 1 else [*moved, still[3]]
-                values = [source.load(row, column, count) for source in sources]
-                if offsets is None and count >= _COLUMNS[1]:
+                    own = [*still, *moved] if len(moved) == 1 else moved
+                values = [source.load(row, column, count, mask) for source in sources]
+                if offsets is None:
                     for source in sources:
                         source.prefetch(row, column, count, args[5])
                 for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
                     builder.store(builder.fadd(builder.load(slot), term), slot)
+                if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
+                    with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
+                        collect(row, values, still, mask)
             for total, slot in zip(totals, sums, strict=True):
-                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)))
+                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)), mask=mask)
 
         def sum_all(kind: int) -> None:
-            sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS_OF_PRODUCTS
+            sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]
             start = begin
             for size in sizes:
                 stop = builder.add(start, builder.and_(builder.sub(end, start), intp(-size)))
                 with cgutils.for_range_slice(builder, start, stop, intp(size), intp) as (column, _):
                     sum_columns(kind, column, size)
                 start = stop
+            if offsets is None:
+                with builder.if_then(builder.icmp_signed("<", start, end)):
+                    sum_columns(kind, start, STEP, first_lanes(builder, builder.sub(end, start), STEP))
 
         if not movers:
             sum_all(TABLE)
@@ -145,12 +179,12 @@ def accumulate(
         return context.get_dummy_value()
 
     index, four = types.intp, types.UniTuple(types.intp, 4)
-    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places), codegen
+    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own), codegen
 
 
 def _numbers_per_element(sources: Sequence[Any]) -> int:
-    """How many rows of `work` go with an element: the pivot; or high, low, rstd and weight."""
-    return 1 if len(sources) == 1 else 4
+    """How many rows of `work` go with an element: the pivot; or high, low and rstd."""
+    return 1 if len(sources) == 1 else 3
 
 
 @primitive
@@ -161,9 +195,9 @@ def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
         wide = context.get_value_type(sig.args[1].dtype)
         sums, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
 
-        def emit(j: ir.Value, count: int) -> None:
-            totals.store(j, builder.fadd(totals.load(j, count), sums.load(j, count)))
-            sums.store(j, splat(builder, ir.Constant(wide, 0.0), count))
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            totals.store(j, builder.fadd(totals.load(j, count, mask), sums.load(j, count, mask)), mask=mask)
+            sums.store(j, splat(builder, ir.Constant(wide, 0.0), count), mask=mask)
 
         loop(builder, args[2], emit)
         return context.get_dummy_value()
@@ -179,7 +213,11 @@ def add_run(typingctx: Any, a: Any, m: Any) -> Any:
         wide = context.get_value_type(sig.args[0].dtype)
         low = Elements(context, builder, sig.args[0], args[0], wide)
         high = low.at(args[1])
-        loop(builder, args[1], lambda j, count: low.store(j, builder.fadd(low.load(j, count), high.load(j, count))))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            low.store(j, builder.fadd(low.load(j, count, mask), high.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[1], emit)
         return context.get_dummy_value()
 
     return types.void(a, types.intp), codegen
@@ -202,27 +240,27 @@ _AHEAD = 2048  # bytes asked for ahead: statistics of 128 MiB take 4.2 ms so, 7.
 
 @primitive
 def sum_run(
-    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any, c: Any
+    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any
 ) -> Any:
     """The two sums over m neighbouring elements of one set, all lanes in registers.
 
     numbers: (high, low, rstd), or a pivot for high. moving: the arrays of numbers that change along a set, None, (weight,)
-    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run. Where they vary and own, None or
-    2 x n, is not empty, dy and dy * x_hat of each element are added to its rows too, from c on.
+    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run; but a weight that does not vary is
+    left out. Where it varies and own, None or 2 x n, is not empty, dy and dy * x_hat of each element are added to its rows
+    too, from `at` on.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[5][0])
         table = None if isinstance(own, types.NoneType) else Table(context, builder, sig.args[9], args[9])
-        rows = [] if table is None else [table.row(ir.Constant(args[4].type, k)).at(args[10]) for k in range(2)]
+        rows = [] if table is None else [table.row(ir.Constant(args[4].type, k)).at(args[7]) for k in range(2)]
         sources = sources_of(context, builder, sig, args, wide)
         intp = args[4].type
-        zero, one, lanes = (ir.Constant(intp, k) for k in (0, 1, LANES))
+        zero, lanes = (ir.Constant(intp, k) for k in (0, LANES))
         row_type = ir.VectorType(wide, LANES)
         none = ir.Constant(row_type, [0.0] * LANES)
         totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
         strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
-        rest = [cgutils.alloca_once(builder, row_type) for _ in range(2)]  # the last row, filled up with zeros
         movers = elements_of(context, builder, sig.args[6], args[6], wide)
         movers = [mover.at(args[7]) for mover in movers]
         needed = 1 if len(sources) == 1 else 0 if len(movers) == 3 else 3
@@ -233,20 +271,22 @@ def sum_run(
                 builder.store(builder.fadd(builder.load(slot), term), slot)
 
         def run(varying: bool, collecting: bool = False) -> None:
-            still = [*fixed, *([] if varying else [mover.load(zero, 1) for mover in movers])]
-            splats = {count: [splat(builder, v, count) for v in still] for count in (1, LANES)}
+            moved = [] if varying or len(movers) == 1 else [mover.load(zero, 1) for mover in movers]
+            still = [*fixed, *moved]
+            splats = [splat(builder, v, LANES) for v in still]
 
-            def terms(j: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
-                along = [mover.load(j, count) for mover in movers] if varying else []
-                values, numbers = [source.load(j, count) for source in sources], [*splats[count], *along]
-                if count == LANES:
-                    for source in sources:
-                        for line in range(0, LANES, CACHE_LINE // source.size):
-                            source.prefetch(builder.add(j, intp(_AHEAD // source.size + line)), write=0)
+            def terms(j: ir.Value, mask: Mask = None) -> list[ir.Value]:
+                """What LANES elements add; 0 for those that are not in the mask."""
+                along = [mover.load(j, LANES, mask) for mover in movers] if varying else []
+                values, numbers = [source.load(j, LANES, mask) for source in sources], [*splats, *along]
+                for source in sources:
+                    for line in range(0, LANES, CACHE_LINE // source.size):
+                        source.prefetch(builder.add(j, intp(_AHEAD // source.size + line)), write=0)
                 if collecting:
                     for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
-                        part.store(j, builder.fadd(part.load(j, count), term))
-                return terms_of(builder, values, numbers)
+                        part.store(j, builder.fadd(part.load(j, LANES, mask), term), mask=mask)
+                found = terms_of(builder, values, numbers)
+                return [term if mask is None else builder.select(mask, term, none) for term in found]
 
             whole = builder.and_(args[4], ir.Constant(intp, -LANES))
             with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):
@@ -255,18 +295,12 @@ def sum_run(
                 end = builder.add(start, ir.Constant(intp, STRIP))
                 stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
                 with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
-                    add(terms(j, LANES), strip)
+                    add(terms(j), strip)
                 with (
                     builder.if_then(builder.icmp_signed(">", end, args[4])),
                     builder.if_then(builder.icmp_signed("<", whole, args[4])),
                 ):
-                    slots = [builder.bitcast(slot, wide.as_pointer()) for slot in rest]
-                    for slot in rest:
-                        builder.store(none, slot)
-                    with cgutils.for_range_slice(builder, whole, args[4], one, intp) as (j, _):
-                        for slot, term in zip(slots, terms(j, 1), strict=True):
-                            builder.store(term, builder.gep(slot, [builder.sub(j, whole)]))
-                    add([builder.load(slot) for slot in rest], strip)
+                    add(terms(whole, first_lanes(builder, builder.sub(args[4], whole), LANES)), strip)
                 add([builder.load(slot) for slot in strip], totals)
 
         if movers:
@@ -289,4 +323,4 @@ def sum_run(
 
     index = types.intp
     flag = types.boolean
-    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own, index), codegen
+    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own), codegen

@@ -41,7 +41,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
         m = HEAD if center and i == begin and size > 4 * HEAD else size
         s, q, share = kind(0), kind(0), 1.0
         for attempt in range(3):
-            s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None, 0)
+            s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None)
             share = 1.0 / m
             if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
                 break
@@ -159,21 +159,30 @@ def apply(
 
 
 @jit_inline
-def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any) -> Any:
+def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
     """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
 
-    collected: 2 x n for sums of dy and dy * x_hat over whole sets; not where it is 2 x 0.
+    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
+    it does not; not where they are 2 x 0.
     """
     end, along = min(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
-    i, total, products = chunk * CHUNK, 0.0, 0.0
+    i, plain, products = chunk * CHUNK, 0.0, 0.0
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
         size = min(BLOCK, left, end - i)
-        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected, i)
-        total += s
-        products += q
+        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
+        if along or len(moving) == 3:
+            plain += s
+            products += q
+        else:
+            w = read(moving[0], here[2], np.float64)
+            plain += s * w
+            products += q * w
+            if total.shape[1] > 0:
+                total[0, here[2]] += s
+                total[1, here[2]] += q
         i += size
-    return total, products
+    return plain, products
 
 
 @jit
@@ -196,10 +205,11 @@ def backward(
     """The sums of each set, (2, sets), and its dx while it is in cache.
 
     sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
-    of each position over the sets of a task, or (tasks, 2, 0).
+    of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
-    collected, kind = np.zeros((2, totals.shape[2]), real.dtype), real.dtype.type
+    width, kind = totals.shape[2] if geo[LANE, MODE] == ALONG else 0, real.dtype.type
+    collected = np.zeros((2, width), real.dtype)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
         for k in range(first, last):
@@ -207,15 +217,15 @@ def backward(
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 for chunk in range(-(-geo[1, ROWS] // CHUNK)):
-                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected)
+                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task])
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
                 rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
                 _apply_set(x, dy, dx, w, None, geo, at, 0, geo[2, APPLY_ROWS], centre, rest)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
-                for row in range(2 if totals.shape[2] > 0 else 0):
-                    flush(collected[row], totals[task, row], totals.shape[2])
+                for row in range(2 if width > 0 else 0):
+                    flush(collected[row], totals[task, row], width)
     fence()
     return 0
 
@@ -239,7 +249,7 @@ def partial_products(
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks, none = partials.shape[1], np.zeros((2, 0), real.dtype)
+    chunks, none, nothing = partials.shape[1], np.zeros((2, 0), real.dtype), np.zeros((2, 0))
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -249,5 +259,6 @@ def partial_products(
                 if len(moving) == 1:
                     centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                partials[k, chunk, 0], partials[k, chunk, 1] = _products(x, dy, moving, geo, at, chunk, centre, none)
+                sums = _products(x, dy, moving, geo, at, chunk, centre, none, nothing)
+                partials[k, chunk, 0], partials[k, chunk, 1] = sums
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 from numba import types
@@ -14,10 +14,12 @@ from .. import _storage
 
 STEP = 16  # elements per vector operation of the elementwise loops
 CACHE_LINE = 64  # bytes
+_SHORT = {"float": "f32", "double": "f64", **{f"i{bits}": f"i{bits}" for bits in (8, 16, 32, 64)}}  # LLVM's names of types
 
 primitive: Callable[[Callable[..., Any]], Any] = intrinsic  # a function of a kernel that is written in LLVM IR
-Emit = Callable[[ir.Value, int], None]
-EmitStore = Callable[[ir.Value, int, bool], None]
+Mask: TypeAlias = "ir.Value | None"
+Emit = Callable[[ir.Value, int, Mask], None]
+EmitStore = Callable[[ir.Value, int, Mask, bool], None]
 
 
 def storage_name(element: types.Type) -> str:
@@ -43,20 +45,35 @@ class Elements:
             moved.data = self.builder.gep(moved.data, [offset])
         return moved
 
-    def load(self, index: ir.Value, count: int) -> ir.Value:
+    def load(self, index: ir.Value, count: int, mask: Mask = None) -> ir.Value:
+        """`count` elements; only those of the mask are read, and the others 0."""
         kind = self.memory if count == 1 else ir.VectorType(self.memory, count)
         pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), kind.as_pointer())
-        return _storage.decode(self.builder, self.builder.load(pointer, align=self.align), self.storage, self.wide)
+        if mask is None:
+            value = self.builder.load(pointer, align=self.align)
+        else:
+            value = self._masked("load", kind, [pointer, ir.IntType(32)(self.align), mask, ir.Constant(kind, None)])
+        return _storage.decode(self.builder, value, self.storage, self.wide)
 
-    def store(self, index: ir.Value, value: ir.Value, streaming: bool = False) -> None:
+    def store(self, index: ir.Value, value: ir.Value, streaming: bool = False, mask: Mask = None) -> None:
+        """Set as many elements as `value` has; only those of the mask are touched."""
         encoded = _storage.encode(self.builder, value, self.storage)
         pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), encoded.type.as_pointer())
+        if mask is not None:
+            self._masked("store", ir.VoidType(), [encoded, pointer, ir.IntType(32)(self.align), mask])
+            return
         if not streaming:
             self.builder.store(encoded, pointer, align=self.align)
             return
         stored = self.builder.store(encoded, pointer, align=self._vector_bytes)
         mark = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
         stored.set_metadata("nontemporal", mark)
+
+    def _masked(self, what: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
+        vector = args[0].type if what == "store" else result
+        name = f"llvm.masked.{what}.v{vector.count}{_SHORT[str(vector.element)]}.p0"
+        kind = ir.FunctionType(result, [arg.type for arg in args])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
 
     @property
     def _vector_bytes(self) -> int:
@@ -127,34 +144,38 @@ def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
 
 
+def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
+    """The mask of the first m of `count` lanes."""
+    lanes = ir.Constant(ir.VectorType(m.type, count), list(range(count)))
+    return builder.icmp_signed("<", lanes, splat(builder, m, count))
+
+
 def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
-    """emit(j, STEP) over the whole vectors of [0, m), then emit(j, 1) over the rest."""
+    """emit(j, STEP, None) over the whole vectors of [0, m), then emit(j, STEP, mask) for the rest."""
+    _span(builder, ir.Constant(m.type, 0), m, emit)
+
+
+def _span(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit) -> None:
+    """`loop` over [start, m)."""
     intp = m.type
-    zero, one, step = (ir.Constant(intp, k) for k in (0, 1, STEP))
-    whole = builder.and_(m, ir.Constant(intp, -STEP))
-    with cgutils.for_range_slice(builder, zero, whole, step, intp) as (j, _):
-        emit(j, STEP)
-    with cgutils.for_range_slice(builder, whole, m, one, intp) as (j, _):
-        emit(j, 1)
+    whole = builder.add(start, builder.and_(builder.sub(m, start), ir.Constant(intp, -STEP)))
+    with cgutils.for_range_slice(builder, start, whole, ir.Constant(intp, STEP), intp) as (j, _):
+        emit(j, STEP, None)
+    with builder.if_then(builder.icmp_signed("<", whole, m)):
+        emit(whole, STEP, first_lanes(builder, builder.sub(m, whole), STEP))
 
 
 def store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elements, stream: ir.Value) -> None:
     """`loop` for stores to `result`; where `stream` is set, whole vectors go to memory past the caches."""
 
-    def emit_cached(j: ir.Value, count: int) -> None:
-        emit(j, count, False)
+    def emit_cached(j: ir.Value, count: int, mask: Mask) -> None:
+        emit(j, count, mask, False)
 
     with builder.if_else(cgutils.is_true(builder, stream)) as (then, otherwise):
         with then:
-            intp = m.type
-            zero, one, step = (ir.Constant(intp, k) for k in (0, 1, STEP))
             gap = result.until_aligned()
             head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
-            whole = builder.add(head, builder.and_(builder.sub(m, head), ir.Constant(intp, -STEP)))
-            with cgutils.for_range_slice(builder, head, whole, step, intp) as (j, _):
-                emit(j, STEP, True)
-            for start, stop in ((zero, head), (whole, m)):
-                with cgutils.for_range_slice(builder, start, stop, one, intp) as (j, _):
-                    emit(j, 1, False)
+            emit(ir.Constant(m.type, 0), STEP, first_lanes(builder, head, STEP), False)
+            _span(builder, head, m, lambda j, count, mask: emit(j, count, mask, mask is None))
         with otherwise:
             loop(builder, m, emit_cached)

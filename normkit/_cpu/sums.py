@@ -12,8 +12,8 @@ import numpy as np
 
 from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
-from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS
-from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, ROWS, SIZE, TILE_BLOCK, X
+from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, ROWS, SIZE, TILE_BLOCK, W, X
 from .threads import jit, jit_inline
 from .vectors import on_its_own, out_of_line, read
 
@@ -48,19 +48,29 @@ def chunk_products(
     work: Any,
     sums: Any,
     apart: Any,
+    own: Any,
 ) -> None:
-    """Sums of g and g * x_hat, g = dy * weight, over a chunk of `count` sets. sums: (2, >= count)."""
+    """Sums of g and g * x_hat, g = dy * weight, over a chunk of `count` sets. sums: (2, >= count).
+
+    own: 2 x n for sums of dy and dy * x_hat for each element of the weight, or 2 x 0.
+    """
     out_of_line()
-    lanes = geo[LANE, SIZE]
+    lanes, kept, still = geo[LANE, SIZE], geo[0, KEPT + 1] - 1, geo[1, MOVES] == 0
     last = min(geo[1, ROWS], (chunk + 1) * CHUNK)
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
     for i in range(chunk * CHUNK, last, TILE_BLOCK):
-        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart)
+        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart, own)
         for k in range(count):
-            for j in range(k * lanes, (k + 1) * lanes):
-                sums[0, k] += work[TOTAL, j]
-                sums[1, k] += work[TOTAL_OF_PRODUCTS, j]
+            for r in range(lanes):
+                s, q = np.float64(work[TOTAL, k * lanes + r]), np.float64(work[TOTAL_OF_PRODUCTS, k * lanes + r])
+                weight = np.float64(work[WEIGHT, k * lanes + r]) if still and len(moving) == 1 else 1.0
+                sums[0, k] += s * weight
+                sums[1, k] += q * weight
+                if still and own.shape[1] > 0:
+                    o = at[2] + k * geo[kept, W] + r * geo[LANE, W]
+                    own[0, o] += s
+                    own[1, o] += q
 
 
 @jit_inline
@@ -127,7 +137,7 @@ def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mea
         mean[j], m2[j], work[PIVOT, j] = 0.0, 0.0, 0.0
     if not geo[1, CENTER]:
         for i in range(first, last, TILE_BLOCK):
-            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart)
+            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart, None)
             for j in range(width):
                 m2[j] += work[TOTAL_OF_PRODUCTS, j]
         return last - first
@@ -137,7 +147,7 @@ def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mea
     while i < last:
         if phase != 2:
             _set_pivots(work, mean, width)
-        sum_block(x, None, None, geo, at, i, m, count, work, apart)
+        sum_block(x, None, None, geo, at, i, m, count, work, apart, None)
         if phase == 0:
             for j in range(width):
                 mean[j] = np.float64(work[TOTAL, j]) / m

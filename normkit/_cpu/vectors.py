@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 
-from .simd import Elements, loop, primitive, splat
+from .simd import Elements, Mask, loop, primitive, splat
 
 
 @primitive
@@ -70,7 +70,11 @@ def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
         wide = ir.DoubleType() if double else ir.FloatType()
         source = Elements(context, builder, sig.args[0], args[0], wide).at(args[1])
         result = Elements(context, builder, sig.args[3], args[3], wide).at(args[4])
-        loop(builder, args[2], lambda j, count: result.store(j, source.load(j, count)))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            result.store(j, source.load(j, count, mask), mask=mask)
+
+        loop(builder, args[2], emit)
         return context.get_dummy_value()
 
     return types.void(x, types.intp, types.intp, y, types.intp), codegen
@@ -82,7 +86,7 @@ def fill(typingctx: Any, a: Any, m: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         values = Elements(context, builder, sig.args[0], args[0], context.get_value_type(sig.args[0].dtype))
-        loop(builder, args[1], lambda j, count: values.store(j, splat(builder, args[2], count)))
+        loop(builder, args[1], lambda j, count, mask: values.store(j, splat(builder, args[2], count), mask=mask))
         return context.get_dummy_value()
 
     return types.void(a, types.intp, a.dtype), codegen

@@ -130,6 +130,23 @@ def _from_torch(torch: Any, emit: Callable[[Array], Any], value: Any, name: str)
     return Incoming(_checked(array, name), emit, array.shape)
 
 
+def glance(value: Any) -> Array | None:
+    """A PyTorch tensor as NumPy sees it; None for all else, and for tensors that PyTorch does not simply hand over."""
+    door = _door(type(value))
+    if not (isinstance(door, partial) and door.func is _from_torch) or value.is_cuda or value.requires_grad:
+        return None
+    try:
+        array: Array = value.numpy()
+    except (RuntimeError, TypeError):  # the long way says why, or has another one
+        return None
+    return array
+
+
+def same_memory(a: Any, b: Array) -> bool:
+    """Whether two arrays are the same elements in the same places."""
+    return isinstance(a, np.ndarray) and a.ctypes.data == b.ctypes.data and (a.shape, a.strides) == (b.shape, b.strides)
+
+
 def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:
     """A tensor that PyTorch does not hand to NumPy: bfloat16; else the reason, and what would be right."""
     if value.device.type != "cpu":

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+import normkit as nk
+
 from .cases import CASES, LAYOUTS, Case, copy, make, plain, triad
 
 Call = Callable[[], Any]
@@ -54,9 +56,9 @@ def _numpy(case: Case, x: np.ndarray, backward: bool) -> Call | None:
 def _torch(case: Case, x: np.ndarray, backward: bool) -> Call | None:
     import torch
 
-    norm = case.torch
-    if norm is None:
+    if case.peers is None:
         return None
+    norm = case.peers.torch
     tensor = torch.from_numpy(x).requires_grad_(backward)
     weights = [torch.ones(x.shape[axis], dtype=tensor.dtype, requires_grad=True) for axis in case.affine]
     pair = [*weights, torch.zeros_like(weights[0], requires_grad=True)] if backward else [None, None]
@@ -83,14 +85,25 @@ def _jax(case: Case, x: np.ndarray, backward: bool) -> Call | None:
     return lambda: compiled(array).block_until_ready()
 
 
+def _onnx_runtime(case: Case, x: np.ndarray, backward: bool) -> Call | None:
+    from .onnx import operator
+
+    peers = case.peers
+    if peers is None or peers.onnx is None or backward or not x.flags.c_contiguous:  # it knows no strides
+        return None
+    weights = [np.full(x.shape[case.affine[0]], value, x.dtype) for value in (1, 0)]
+    return operator(peers.onnx, peers.attributes, x, weights[: 1 if case.norm is nk.rms_norm else 2])
+
+
 CONTENDERS: dict[str, Callable[[Case, np.ndarray, bool], Call | None]] = {
     "memory": _memory,
     "normkit": _normkit,
     "NumPy": _numpy,
     "PyTorch": _torch,
+    "ONNX Runtime": _onnx_runtime,
     "JAX": _jax,
 }
-NEEDS = {"PyTorch": "torch", "JAX": "jax"}  # the package of a contender that is not always there
+NEEDS = {"PyTorch": ("torch",), "JAX": ("jax",), "ONNX Runtime": ("onnx", "onnxruntime")}  # packages that are not always there
 
 
 def main() -> None:

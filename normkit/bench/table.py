@@ -37,7 +37,7 @@ class Row:
 
 def contenders() -> list[str]:
     """Those that are installed here."""
-    return [name for name in CONTENDERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
+    return [name for name in CONTENDERS if all(importlib.util.find_spec(package) for package in NEEDS.get(name, ()))]
 
 
 def run(
