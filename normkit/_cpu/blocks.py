@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from .buffers import HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
-from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
+from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
 from .threads import jit, jit_inline
 from .vectors import copy_run, fill, out_of_line
+
+_SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
 
 
 @jit_inline
@@ -58,7 +60,7 @@ def _sum_strip(
     inner, mode = geo[0, WALK + 1] - 1, geo[LANE, MODE]
     x_step, w_step, dy_step = geo[inner, X], geo[inner, W], geo[inner, DY]
     steps = (partials * x_step, 0, partials * w_step, partials * dy_step)
-    whole, rest = m // partials, m % partials
+    whole, rest, ahead = m // partials, m % partials, width if geo[1, ROWS] <= _SHORT else 0
     even = i % partials == 0
     if places is None:
         even &= x_step == width
@@ -67,11 +69,11 @@ def _sum_strip(
     if even:  # positions follow one another: `partials` of them are one row, and the last row is shorter
         for part in range(2):
             columns = (rest * width, partials * width) if part else (0, rest * width)
-            accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own)
+            accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own, ahead)
         return
     for j in range(min(partials, m)):
         lane, here = (i + j) % partials * width, advance(geo, inner, at, j)
-        accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places, own)
+        accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places, own, ahead)
 
 
 @jit_inline

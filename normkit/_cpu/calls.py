@@ -145,20 +145,20 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
     assert op.dy is not None
     weight = affine(op.weight, None, 1.0, op.wide)
     plan = plan_of(op, weight, _NONE)
+    collect &= plan.collects and weight.flags.c_contiguous
     if not plan.fused:
-        sums = sums_over(op, (weight,), sets, op.wide)
+        sums, collected = _sums_over(op, (weight,), sets, op.wide, collect)
         sets[3:5] = sums * np.reshape(shares, (2, 1))
         apply(op, sets)
-        return sums, None
+        return sums, collected
     sums = np.empty((2, plan.n_sets))
-    collect &= plan.collects and weight.flags.c_contiguous
     arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums)
     totals = np.zeros((plan.groups, 2, 0))
 
     def run(kind: Array, todo: Array) -> Any:
         nonlocal totals
         marked = _marked(sets, kind, todo)
-        if collect and not marked and not (todo.size and kind.itemsize == 8):  # of all sets in one go, or not at all
+        if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((plan.groups, 2, weight.size))
         arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart)
         serial = runs.backward if plan.in_runs else gradients.backward
@@ -169,25 +169,41 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
     return sums, totals.sum(0) if totals.size else None
 
 
+def _some_wait(marked: int, kind: Array, todo: Array) -> bool:
+    """Whether this pass is not over all sets: sums over all of them are taken in one pass, or not here."""
+    return marked > 0 or (todo.size > 0 and kind.itemsize == 8)
+
+
 def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:
     """The sums of dy * weight and of that times x_hat over the sets of op.split, 2 x sets.
 
     moving = (weight,) with `sets`, the numbers of these sets; or moving = (high, low, rstd), which change along a set, as
     over the sets of a parameter.
     """
+    return _sums_over(op, moving, sets, wide, collect=False)[0]
+
+
+def _sums_over(
+    op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool, collect: bool
+) -> tuple[Array, Array | None]:
+    """The same, and with `collect` those of `backward`."""
     assert op.dy is not None
     plan = plan_of(op, moving[0], _NONE)
     sums, partials = np.empty((2, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
     arrays = (flat(op.x), flat(op.dy), tuple(map(flat, moving)))
     tasks = plan.groups * plan.chunks
+    totals = np.zeros((tasks, 2, 0))
 
     def run(kind: Array, todo: Array) -> Any:
+        nonlocal totals
         marked = 0 if sets is None else _marked(sets, kind, todo)
-        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, todo, plan.geo, kind, plan.apart)
+        if collect and not _some_wait(marked, kind, todo):
+            totals = np.zeros((tasks, 2, moving[0].size))
+        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart)
         serial = runs.partial_products if plan.in_runs else gradients.partial_products
         threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments, tasks)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run)
     gradients.merge_products(partials, sums)
-    return sums
+    return sums, totals.sum(0) if totals.size else None

@@ -30,7 +30,7 @@ HEADER = 4
 # time: 16 roundings in a row at most, not 64.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 TILE_BLOCK = PARTIALS * STRIP_ROWS * BLOCK_STRIPS  # positions of a tile summed in one go
-ROW = 1024  # elements of a buffer row: PARTIALS positions of a tile or more
+ROW = PARTIALS * TILE_WIDTH  # elements of a buffer row: PARTIALS positions of a tile or more
 HEAD = 32  # positions whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
@@ -120,18 +120,24 @@ def tiles_per_task(view: SetView) -> int:
     return max(least, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
 
 
-def collects(view: SetView) -> bool:
+def collects(view: SetView, tasks: int) -> bool:
     """Whether each task can add up dy and dy * x_hat for each element of the weight, while it sums the sets.
 
     The gradient of a weight that changes within a set, without reading x and dy again: where it goes along a run, or stands
     still in runs, in lanes or in the positions of a tile.
     """
-    return _collecting_tasks(view) > 0
+    small = tasks == 1 or tasks * _COLLECT_SHARE * _weights(view) <= view.n_sets * view.set_size
+    return _collecting_tasks(view) > 0 and small
+
+
+def _weights(view: SetView) -> int:
+    """Elements of the weight."""
+    return prod(n for n, strides in (*view.kept, *view.reduced) if strides[2] != 0)
 
 
 def _collecting_tasks(view: SetView) -> int:
     """The number of tasks that is best to collect in; 0 where it does not pay."""
-    size = prod(n for n, strides in (*view.kept, *view.reduced) if strides[2] != 0)
+    size = _weights(view)
     if not view.gradient or size == 1 or (apart(view) and not in_runs(view)):
         return 0
     moves = any(strides[2] != 0 for _, strides in view.walk)

@@ -84,6 +84,7 @@ def partial_products(
     moving: Any,
     sets: Any,
     partials: Any,
+    totals: Any,
     todo: Any,
     geo: Any,
     real: Any,
@@ -91,13 +92,13 @@ def partial_products(
     begin: int,
     end: int,
 ) -> int:
-    """The two sums over one chunk of a few tiles per task. partials: (sets, chunks, 2).
+    """The two sums over one chunk of a few tiles per task. partials: (sets, chunks, 2); totals as in `backward`.
 
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
     work = np.empty((WORK_ROWS, ROW), real.dtype)
-    part, none = np.empty((2, TILE_WIDTH)), np.empty((2, 0))
+    part = np.empty((2, TILE_WIDTH))
     chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -108,7 +109,7 @@ def partial_products(
                 continue
             if len(moving) == 1:
                 load_sets(sets, first, count, geo[LANE, SIZE], False, work)
-            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart, none)
+            chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart, totals[task])
             for k in range(count):
                 if not skipped(todo, first + k, work):
                     partials[first + k, chunk, 0] = part[0, k]
@@ -156,6 +157,7 @@ def partial_products_parallel(
     moving: Any,
     sets: Any,
     partials: Any,
+    totals: Any,
     todo: Any,
     geo: Any,
     real: Any,
@@ -163,4 +165,4 @@ def partial_products_parallel(
     tasks: int,
 ) -> None:
     for task in prange(tasks):
-        call(kernel, (x, dy, moving, sets, partials, todo, geo, real, apart, task, task + 1))
+        call(kernel, (x, dy, moving, sets, partials, totals, todo, geo, real, apart, task, task + 1))

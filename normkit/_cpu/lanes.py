@@ -64,9 +64,11 @@ class _Operand:
             vector = self.builder.insert_element(vector, value, ir.IntType(32)(k))
         return vector
 
-    def prefetch(self, row: ir.Value, column: ir.Value, count: int, rows: ir.Value) -> None:
-        """Ask for the columns of the same row of the next strip."""
-        line = self.array.at(self.start, self.builder.mul(self.builder.add(row, rows), self.step))
+    def prefetch(self, row: ir.Value, column: ir.Value, count: int, rows: ir.Value, ahead: ir.Value) -> None:
+        """Ask for the columns of the same row of the next strip, or those `ahead` in this row."""
+        builder = self.builder
+        strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), builder.mul(rows, self.step), ahead)
+        line = self.array.at(self.start, builder.mul(row, self.step), strip)
         for k in range(0, count, CACHE_LINE // line.size):
             line.prefetch(self.builder.add(column, column.type(k)), write=0)
 
@@ -91,6 +93,7 @@ def accumulate(
     mode: Any,
     places: Any,
     own: Any,
+    ahead: Any,
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
 
@@ -98,7 +101,8 @@ def accumulate(
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
     rows of work; in mode SPLAT those in `moving`, (weight,) or (high, low, rstd), come from there, one for each row, in mode
     ALONG one for each element. Where a weight does, mode SPLAT, and `own`, None or 2 x n, is not empty, the sums of dy and
-    dy * x_hat over the columns of a row are added to its rows, at the weight's offset.
+    dy * x_hat over the columns of a row are added to its rows, at the weight's offset. What is asked for meanwhile are the next
+    rows, or if `ahead` is not 0 the columns so far on.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -144,7 +148,7 @@ def accumulate(
                 values = [source.load(row, column, count, mask) for source in sources]
                 if offsets is None:
                     for source in sources:
-                        source.prefetch(row, column, count, args[5])
+                        source.prefetch(row, column, count, args[5], args[12])
                 for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
                     builder.store(builder.fadd(builder.load(slot), term), slot)
                 if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
@@ -179,7 +183,7 @@ def accumulate(
         return context.get_dummy_value()
 
     index, four = types.intp, types.UniTuple(types.intp, 4)
-    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own), codegen
+    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index), codegen
 
 
 def _numbers_per_element(sources: Sequence[Any]) -> int:

@@ -51,17 +51,18 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
     center, fresh, gradient = flags
     operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient)
-    chunks, in_runs = geometry.chunk_count(view.rows), geometry.in_runs(view)
+    chunks, groups, in_runs = geometry.chunk_count(view.rows), geometry.tile_groups(view), geometry.in_runs(view)
+    fused = (chunks == 1 or view.tiles >= few) and (gradient or geometry.sums_as_runs(view) == in_runs)
     return Plan(
         geo=geometry.pack(view, center, fresh),
         n_sets=view.n_sets,
         set_size=view.set_size,
         elements=view.n_sets * view.set_size,
-        groups=geometry.tile_groups(view),
+        groups=groups,
         chunks=chunks,
         apply_chunks=geometry.chunk_count(view.apply_rows),
-        fused=(chunks == 1 or view.tiles >= few) and (gradient or geometry.sums_as_runs(view) == in_runs),
-        collects=geometry.collects(view),
+        fused=fused,
+        collects=geometry.collects(view, groups if fused else groups * chunks),
         in_runs=in_runs,
         apart=geometry.apart(view) or None,
     )

@@ -237,6 +237,7 @@ def partial_products(
     moving: Any,
     sets: Any,
     partials: Any,
+    totals: Any,
     todo: Any,
     geo: Any,
     real: Any,
@@ -244,12 +245,12 @@ def partial_products(
     begin: int,
     end: int,
 ) -> int:
-    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2).
+    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2); totals as in `backward`.
 
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks, none, nothing = partials.shape[1], np.zeros((2, 0), real.dtype), np.zeros((2, 0))
+    chunks, none = partials.shape[1], np.zeros((2, 0), real.dtype)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -259,6 +260,6 @@ def partial_products(
                 if len(moving) == 1:
                     centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, none, nothing)
+                sums = _products(x, dy, moving, geo, at, chunk, centre, none, totals[task])
                 partials[k, chunk, 0], partials[k, chunk, 1] = sums
     return 0
