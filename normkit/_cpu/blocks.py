@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .buffers import HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
 from .threads import jit, jit_inline
-from .vectors import copy_run, fill, out_of_line
+from .vectors import copy_run, fill, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
 
@@ -39,7 +37,7 @@ def _spread(work: Any, rows: int, width: int, length: int) -> None:
 @jit
 def _places(geo: Any, count: int, partials: int) -> Any:
     """Offsets of the columns of a row of `partials` positions of `count` sets: in x, -, the numbers that move, and dy."""
-    places, lanes = np.empty((4, PARTIALS * TILE_WIDTH), np.int64), geo[LANE, SIZE]
+    places, lanes = scratch(4, PARTIALS * TILE_WIDTH, geo), geo[LANE, SIZE]
     kept, inner = geo[0, KEPT + 1] - 1, geo[0, WALK + 1] - 1
     for q in range(4):
         c = 0
@@ -112,7 +110,9 @@ def sum_block(
     if apart is None:
         _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, None, own)
     else:
-        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, _places(geo, count, partials), own)
+        places = _places(geo, count, partials)
+        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, places, own)
+        release(places)
     while partials > 1:  # a tree, the same for every width
         partials //= 2
         add_run(work[TOTAL], partials * width)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import prange
 
 from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
@@ -20,7 +19,7 @@ from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
 from .threads import jit, jit_parallel
-from .vectors import call, fence, out_of_line
+from .vectors import call, fence, out_of_line, release, scratch
 
 
 @jit
@@ -46,9 +45,7 @@ def backward(
     of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
-    work = np.empty((WORK_ROWS, ROW), real.dtype)
-    part = np.empty((2, TILE_WIDTH))
-    own = np.empty((6, TILE_WIDTH))
+    work, part, own = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, sets), scratch(6, TILE_WIDTH, sets)
     for task in range(begin, end):
         start, stop = tiles_of(geo, task, task + 1)
         for index in range(start, stop):
@@ -73,6 +70,9 @@ def backward(
                 own[SET_SHIFT, k] *= shares[0]
                 own[SET_SLOPE, k] *= shares[1]
             apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
+    release(work)
+    release(part)
+    release(own)
     fence()
     return 0
 
@@ -97,8 +97,7 @@ def partial_products(
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    work = np.empty((WORK_ROWS, ROW), real.dtype)
-    part = np.empty((2, TILE_WIDTH))
+    work, part = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, sets)
     chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -114,6 +113,8 @@ def partial_products(
                 if not skipped(todo, first + k, work):
                     partials[first + k, chunk, 0] = part[0, k]
                     partials[first + k, chunk, 1] = part[1, k]
+    release(work)
+    release(part)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import prange
 
 from .buffers import M2, MEAN, SET_RSTD, WORK_ROWS
@@ -31,7 +30,7 @@ from .indexing import tile_of, tiles_of
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import chunk_moments, finish_set, loses_digits, merge
 from .threads import jit, jit_inline, jit_parallel
-from .vectors import call, fence, out_of_line
+from .vectors import call, fence, out_of_line, release, scratch
 
 
 @jit_inline
@@ -69,9 +68,8 @@ def forward(
 ) -> Any:
     """Statistics and result of each tile while it is in cache. Returns how many sets wait for float64."""
     out_of_line()
-    work = np.empty((WORK_ROWS, ROW), real.dtype)
-    mean, m2 = np.empty(TILE_WIDTH), np.empty(TILE_WIDTH)
-    own = np.empty((3, TILE_WIDTH))
+    work, own = scratch(WORK_ROWS, ROW, real), scratch(5, TILE_WIDTH, moments)
+    mean, m2 = own[3], own[4]
     step, marked = geo[geo[0, KEPT + 1] - 1, X], 0
     start, stop = tiles_of(geo, begin, end)
     for index in range(start, stop):
@@ -95,6 +93,8 @@ def forward(
                     moments[row, first + k] = own[row, k]
             own[SET_RSTD, k] = scale_of(own[M2, k] * share, 1.0, eps)
         apply_tile(x, None, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
+    release(work)
+    release(own)
     fence()
     return marked
 
@@ -103,8 +103,8 @@ def forward(
 def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begin: int, end: int) -> int:
     """Moments of one chunk of a few tiles per task. partials: (sets, chunks, 2)."""
     out_of_line()
-    work = np.empty((WORK_ROWS, ROW), real.dtype)
-    mean, m2 = np.empty(TILE_WIDTH), np.empty(TILE_WIDTH)
+    work, part = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, partials)
+    mean, m2 = part[0], part[1]
     chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -115,6 +115,8 @@ def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begi
             for k in range(count):
                 partials[first + k, chunk, 0] = mean[k]
                 partials[first + k, chunk, 1] = m2[k]
+    release(work)
+    release(part)
     return 0
 
 
@@ -166,7 +168,7 @@ def apply(
 ) -> int:
     """The result of one chunk of a few tiles per task, from the numbers of its sets: of the norm, or with dy its gradient."""
     out_of_line()
-    work = np.empty((WORK_ROWS, ROW), real.dtype)
+    work = scratch(WORK_ROWS, ROW, real)
     chunks = -(-geo[2, APPLY_ROWS] // CHUNK)
     for task in range(begin, end):
         group, i = task // chunks, (task % chunks) * CHUNK
@@ -177,6 +179,7 @@ def apply(
             if not skip_all(todo, first, count, work):
                 m = min(CHUNK, geo[2, APPLY_ROWS] - i)
                 apply_tile(x, dy, y, w, b, geo, tile, i, m, sets[:, first : first + count], todo, work, apart)
+    release(work)
     fence()
     return 0
 

@@ -183,7 +183,9 @@ def accumulate(
         return context.get_dummy_value()
 
     index, four = types.intp, types.UniTuple(types.intp, 4)
-    return types.void(x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index), codegen
+    return types.void(
+        x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index
+    ), codegen
 
 
 def _numbers_per_element(sources: Sequence[Any]) -> int:

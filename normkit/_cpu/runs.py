@@ -18,7 +18,7 @@ from .lanes import ALONG, flush, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
 from .threads import jit, jit_inline
-from .vectors import fence, on_its_own, out_of_line, read
+from .vectors import fence, fill, on_its_own, out_of_line, read, release, scratch
 
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
@@ -163,7 +163,7 @@ def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centr
     """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
 
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are 2 x 0.
+    it does not; not where they are None or 2 x 0.
     """
     end, along = min(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
     i, plain, products = chunk * CHUNK, 0.0, 0.0
@@ -209,7 +209,9 @@ def backward(
     """
     out_of_line()
     width, kind = totals.shape[2] if geo[LANE, MODE] == ALONG else 0, real.dtype.type
-    collected = np.zeros((2, width), real.dtype)
+    collected = scratch(2, width, real)
+    for row in range(2):
+        fill(collected[row], width, kind(0))
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
         for k in range(first, last):
@@ -226,6 +228,7 @@ def backward(
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 for row in range(2 if width > 0 else 0):
                     flush(collected[row], totals[task, row], width)
+    release(collected)
     fence()
     return 0
 
@@ -250,7 +253,7 @@ def partial_products(
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks, none = partials.shape[1], np.zeros((2, 0), real.dtype)
+    chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -260,6 +263,6 @@ def partial_products(
                 if len(moving) == 1:
                     centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, none, totals[task])
+                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task])
                 partials[k, chunk, 0], partials[k, chunk, 1] = sums
     return 0

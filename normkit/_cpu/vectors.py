@@ -8,8 +8,11 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
+from numba.np.arrayobj import populate_array
 
 from .simd import Elements, Mask, loop, primitive, splat
+
+_BYTES = ir.IntType(8).as_pointer()
 
 
 @primitive
@@ -36,6 +39,41 @@ def on_its_own(typingctx: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@primitive
+def scratch(typingctx: Any, rows: Any, columns: Any, like: Any) -> Any:
+    """Memory for a two-dimensional array of the dtype of `like`, to be given back by `release`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        intp = args[0].type
+        array = context.make_array(sig.return_type)(context, builder)
+        size = context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype))
+        step = builder.mul(args[1], intp(size))
+        kind = ir.FunctionType(_BYTES, [intp])
+        wanted = builder.mul(args[0], step)
+        found = builder.call(cgutils.get_or_insert_function(builder.module, kind, "malloc"), [wanted])
+        none = builder.icmp_unsigned("==", found, ir.Constant(_BYTES, None))
+        with cgutils.if_unlikely(builder, builder.and_(none, builder.icmp_signed(">", wanted, intp(0)))):
+            context.call_conv.return_user_exc(builder, MemoryError, ("normkit found no memory for the buffers of a kernel",))
+        data = builder.bitcast(found, array.data.type)
+        populate_array(array, data, [args[0], args[1]], [step, intp(size)], intp(size), None)
+        return array._getvalue()
+
+    return types.Array(like.dtype, 2, "C")(types.intp, types.intp, like), codegen
+
+
+@primitive
+def release(typingctx: Any, array: Any) -> Any:
+    """Give back the memory of `scratch`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        data = builder.bitcast(context.make_array(sig.args[0])(context, builder, args[0]).data, _BYTES)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "free"), [data])
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
 
 
 @primitive
