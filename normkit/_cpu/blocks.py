@@ -89,14 +89,13 @@ def _sum_strips(
 
 @jit
 def sum_block(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any, apart: Any, own: Any
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, partials: int, work: Any, apart: Any, own: Any
 ) -> None:
-    """The two sums over positions [i, i + m) of `count` sets, into TOTAL and TOTAL_OF_PRODUCTS.
+    """The two sums over positions [i, i + m) of `count` sets, into TOTAL and TOTAL_OF_PRODUCTS, by 2^k partial sums at most.
 
     The numbers of the lanes (PIVOT, or HIGH to RSTD) are in work, for one position. own: None, or see `accumulate`.
     """
     out_of_line()
-    partials = PARTIALS
     while partials // 2 >= m:  # of a few positions, most partial sums would only add zeros
         partials //= 2
     width, rows = count * geo[LANE, SIZE], PIVOT + 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
-from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import position, set_origin, tiles_of
 from .lanes import ALONG, flush, sum_run
 from .standardize import scale_of, skipped
@@ -38,7 +38,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
         size = min(BLOCK, left, end - i)
-        m = HEAD if center and i == begin and size > 4 * HEAD else size
+        m = HEAD_OF_RUN if center and i == begin and size > 4 * HEAD_OF_RUN else size
         s, q, share = kind(0), kind(0), 1.0
         for attempt in range(3):
             s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None)

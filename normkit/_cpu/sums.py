@@ -13,7 +13,7 @@ import numpy as np
 from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
-from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, ROWS, SIZE, TILE_BLOCK, W, X
+from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, TILE_BLOCK, W, X
 from .threads import jit, jit_inline
 from .vectors import on_its_own, out_of_line, read
 
@@ -60,7 +60,7 @@ def chunk_products(
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
     for i in range(chunk * CHUNK, last, TILE_BLOCK):
-        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart, own)
+        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, PARTIALS, work, apart, own)
         for k in range(count):
             for r in range(lanes):
                 s, q = np.float64(work[TOTAL, k * lanes + r]), np.float64(work[TOTAL_OF_PRODUCTS, k * lanes + r])
@@ -130,14 +130,14 @@ def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mea
     out to cancel, once more about its own; every other about the mean of what came before it. That is at least as many
     elements, so cancellation costs a factor of 3 at most, whatever the data: n_b (pivot - mean_b)^2 <= 2 M2 of both together.
     """
-    out_of_line()
+    on_its_own()
     width = count * geo[LANE, SIZE]
     first, last = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
     for j in range(width):
         mean[j], m2[j], work[PIVOT, j] = 0.0, 0.0, 0.0
     if not geo[1, CENTER]:
         for i in range(first, last, TILE_BLOCK):
-            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, work, apart, None)
+            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, PARTIALS, work, apart, None)
             for j in range(width):
                 m2[j] += work[TOTAL_OF_PRODUCTS, j]
         return last - first
@@ -147,7 +147,7 @@ def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mea
     while i < last:
         if phase != 2:
             _set_pivots(work, mean, width)
-        sum_block(x, None, None, geo, at, i, m, count, work, apart, None)
+        sum_block(x, None, None, geo, at, i, m, count, 1 if phase == 0 else PARTIALS, work, apart, None)
         if phase == 0:
             for j in range(width):
                 mean[j] = np.float64(work[TOTAL, j]) / m
