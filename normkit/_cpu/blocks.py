@@ -8,7 +8,7 @@ from .buffers import HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
-from .threads import jit, jit_inline
+from .threads import jit_inline, jit_part
 from .vectors import copy_run, fill, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
@@ -34,10 +34,10 @@ def _spread(work: Any, rows: int, width: int, length: int) -> None:
                 copy_run(work[row], 0, width, work[row], start)
 
 
-@jit
-def _places(geo: Any, count: int, partials: int) -> Any:
+@jit_part
+def _find_places(geo: Any, count: int, partials: int, places: Any) -> None:
     """Offsets of the columns of a row of `partials` positions of `count` sets: in x, -, the numbers that move, and dy."""
-    places, lanes = scratch(4, PARTIALS * TILE_WIDTH, geo), geo[LANE, SIZE]
+    lanes = geo[LANE, SIZE]
     kept, inner = geo[0, KEPT + 1] - 1, geo[0, WALK + 1] - 1
     for q in range(4):
         c = 0
@@ -46,10 +46,9 @@ def _places(geo: Any, count: int, partials: int) -> Any:
                 for r in range(lanes):
                     places[q, c] = j * geo[inner, X + q] + k * geo[kept, X + q] + r * geo[LANE, X + q]
                     c += 1
-    return places
 
 
-@jit
+@jit_part
 def _sum_strip(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
@@ -87,7 +86,7 @@ def _sum_strips(
         done += run
 
 
-@jit
+@jit_part
 def sum_block(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, partials: int, work: Any, apart: Any, own: Any
 ) -> None:
@@ -109,7 +108,8 @@ def sum_block(
     if apart is None:
         _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, None, own)
     else:
-        places = _places(geo, count, partials)
+        places = scratch(4, PARTIALS * TILE_WIDTH, geo)
+        _find_places(geo, count, partials, places)
         _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, places, own)
         release(places)
     while partials > 1:  # a tree, the same for every width

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
-from .threads import jit, jit_inline
+from .threads import jit_inline, jit_part
 from .vectors import copy_run, fill, out_of_line, read
 
 
@@ -57,7 +57,7 @@ def tiles_of(geo: Any, begin: int, end: int) -> Any:
     return begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], geo[2, TILES])
 
 
-@jit
+@jit_part
 def gather(x: Any, o: int, positions: int, step: int, sets: int, set_step: int, lanes: int, lane_step: int, to: Any) -> None:
     """to[position, set, lane] = x there, in the accumulator's dtype; `to` is flat. The nearest neighbours go innermost."""
     out_of_line()

@@ -30,7 +30,7 @@ from .buffers import (
 )
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, gather, position
-from .threads import jit, jit_inline
+from .threads import jit_inline, jit_part
 from .vectors import beside, copy_run, out_of_line, write
 
 scale_of = jit_inline(_scale_of)
@@ -42,13 +42,13 @@ def skipped(todo: Any, k: int, work: Any) -> Any:
     return todo.shape[0] > 0 and (todo[k] != 0) == (work.itemsize == 4)
 
 
-@jit
+@jit_part
 def wild(mean: float, rstd: float) -> Any:
     """Whether float32 cannot hold this centre and scale (given moments may be anything)."""
     return abs(mean) > HUGE or (rstd != 0 and not (1 / RSTD_LIMIT <= abs(rstd) <= RSTD_LIMIT))
 
 
-@jit
+@jit_part
 def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
     """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
     out_of_line()
@@ -64,7 +64,7 @@ def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, wor
                 work[GAIN, j] = sets[SET_GAIN, k]
 
 
-@jit
+@jit_part
 def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, work: Any) -> None:
     """The result for elements [i, i + m) of the set that starts at offsets `at`; its numbers are in work[:, 0].
 
@@ -96,7 +96,7 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
         done += run
 
 
-@jit
+@jit_part
 def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
     """The weights (or biases) of one position of a tile."""
     out_of_line()
@@ -111,7 +111,7 @@ def _still(geo: Any, count: int, column: int) -> Any:
     return (count == 1 or step == 0) and (geo[1, APPLY_LANES] == 1 or along == 0)
 
 
-@jit
+@jit_part
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
@@ -152,7 +152,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         done += run
 
 
-@jit
+@jit_part
 def apply_tile(
     x: Any,
     dy: Any,

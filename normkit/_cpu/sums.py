@@ -14,7 +14,7 @@ from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, TILE_BLOCK, W, X
-from .threads import jit, jit_inline
+from .threads import jit_inline, jit_part
 from .vectors import on_its_own, out_of_line, read
 
 
@@ -36,7 +36,7 @@ def about_pivot(s: Any, q: Any, share: float, pivot: Any, origin: float) -> Any:
     return (np.float64(pivot) - origin) + total * share, 0.0 if m2 < 0 else m2
 
 
-@jit
+@jit_part
 def chunk_products(
     x: Any,
     dy: Any,
@@ -108,7 +108,7 @@ def _move_pivots(work: Any, width: int, m: int) -> Any:
     return moved
 
 
-@jit
+@jit_part
 def _merge_block(work: Any, mean: Any, m2: Any, width: int, n: float, m: int) -> None:
     """The moments of a block of m positions merged with those of the n before it."""
     on_its_own()
@@ -122,7 +122,7 @@ def _merge_block(work: Any, mean: Any, m2: Any, width: int, n: float, m: int) ->
         mean[j] = mean[j] + delta * share if n > 0 else mean_b
 
 
-@jit
+@jit_part
 def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of each lane's part of a chunk; returns its positions.
 
@@ -167,7 +167,7 @@ def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mea
     return last - first
 
 
-@jit
+@jit_part
 def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> float:
     """As `_sum_chunk`, with the lanes of a set merged. Returns the elements per set."""
     out_of_line()
@@ -182,7 +182,8 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
                     total += part[r] - centre
                 centre += total / lanes
             for r in range(lanes):
-                squares += m2[k * lanes + r] + positions * (part[r] - centre) ** 2
+                off = part[r] - centre
+                squares += m2[k * lanes + r] + positions * (off * off)
             mean[k], m2[k] = centre, squares  # k <= k * lanes: the parts ahead are still whole
     return float(positions * lanes)
 

@@ -32,7 +32,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     References to arrays are not counted (`_nrt`), which took half the time of a small call: the caller holds them all, and
     what a kernel needs for itself comes from `vectors.scratch`.
     """
-    flags = {"nogil": True, "error_model": "numpy", "_nrt": False, **options}
+    flags = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True, **options}
     try:
         kernel = numba.njit(cache=True, **flags)(function)
         reason = untrusted(pathlib.Path(kernel._cache.cache_path))
@@ -81,6 +81,11 @@ def _digest() -> str:
     inlined = (here.parent / name for name in ("_formulas.py", "_layout.py", "_storage.py"))
     sources = [*sorted(here.glob("*.py")), *inlined]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def jit_part(function: Callable[..., Any]) -> Any:
+    """`jit` for what only kernels call: nothing is compiled for calls from Python."""
+    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def jit_inline(function: Callable[..., Any]) -> Any:
