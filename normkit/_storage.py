@@ -1,6 +1,7 @@
 """Storage formats in LLVM IR, for both backends: how an element in memory becomes a number of the accumulator, and back.
 
-Formats go by the names of `_dtypes`. float16 and bfloat16 need no arithmetic, only conversion.
+Formats go by the names of `_dtypes`. float16 and bfloat16 need no arithmetic, only conversion. A processor that has no
+instruction for float16 reads and writes SOFT_HALF: the same format by integers. LLVM would call a function that is not there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from llvmlite import ir
 
 _FLOAT = ir.FloatType()
 _DOUBLE = ir.DoubleType()
+SOFT_HALF = "float16 by integers"
 _MEMORY = {"float32": _FLOAT, "float64": _DOUBLE}
 
 
@@ -38,6 +40,8 @@ def decode(builder: ir.IRBuilder, value: ir.Value, name: str, target: ir.Type) -
         value = builder.bitcast(bits, _lift(_FLOAT, value))
     elif name == "float16":
         value = builder.fpext(builder.bitcast(value, _lift(ir.HalfType(), value)), _lift(_FLOAT, value))
+    elif name == SOFT_HALF:
+        value = _from_half(builder, value)
     elif name not in _MEMORY:
         convert = builder.sitofp if name.startswith("int") else builder.uitofp
         return convert(value, wide)
@@ -55,12 +59,45 @@ def encode(builder: ir.IRBuilder, value: ir.Value, name: str) -> ir.Value:
         return builder.bitcast(builder.fptrunc(value, _lift(ir.HalfType(), value)), i16)
     i32 = _lift(ir.IntType(32), value)
     bits = builder.bitcast(value, i32)
+    if name == SOFT_HALF:
+        return builder.trunc(_to_half(builder, bits), i16)
     odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
     rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
     quiet_nan = builder.or_(bits, _constant(i32, 0x400000))  # rounding could carry a NaN over into infinity
     is_nan = builder.fcmp_unordered("uno", value, value)
     kept = builder.select(is_nan, quiet_nan, rounded)
     return builder.trunc(builder.lshr(kept, _constant(i32, 16)), i16)
+
+
+def _from_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The 16 bits of a float16 as float32."""
+    i32, single = (_lift(kind, value) for kind in (ir.IntType(32), _FLOAT))
+    whole = builder.zext(value, i32)
+    sign = builder.shl(builder.and_(whole, _constant(i32, 0x8000)), _constant(i32, 16))
+    shifted = builder.shl(builder.and_(whole, _constant(i32, 0x7FFF)), _constant(i32, 13))
+    scale = builder.bitcast(_constant(i32, 0x77800000), single)  # 2**112: the difference of the exponents' biases
+    finite = builder.bitcast(builder.fmul(builder.bitcast(shifted, single), scale), i32)
+    special = builder.icmp_unsigned(">=", shifted, _constant(i32, 0x7C00 << 13))  # infinity and NaN
+    magnitude = builder.select(special, builder.or_(shifted, _constant(i32, 0x7F800000)), finite)
+    return builder.bitcast(builder.or_(sign, magnitude), single)
+
+
+def _to_half(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    """The 32 bits of a float32 as those of a float16, to nearest, ties to even."""
+    i32, single = bits.type, _lift(_FLOAT, bits)
+    sign = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 0x8000))
+    a = builder.and_(bits, _constant(i32, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(a, _constant(i32, 13)), _constant(i32, 1))
+    rounded = builder.lshr(builder.add(a, builder.add(odd, _constant(i32, 0xFFF))), _constant(i32, 13))
+    normal = builder.sub(rounded, _constant(i32, 112 << 10))
+    half = _constant(i32, 0x3F000000)  # 0.5, whose last bit is that of the subnormal numbers of float16
+    placed = builder.bitcast(builder.fadd(builder.bitcast(a, single), builder.bitcast(half, single)), i32)
+    small = builder.icmp_unsigned("<", a, _constant(i32, 0x38800000))  # 2**-14
+    found = builder.select(small, builder.sub(placed, half), normal)
+    found = builder.select(builder.icmp_unsigned(">=", a, _constant(i32, 0x47800000)), _constant(i32, 0x7C00), found)
+    is_nan = builder.icmp_unsigned(">", a, _constant(i32, 0x7F800000))
+    payload = builder.or_(builder.and_(builder.lshr(a, _constant(i32, 13)), _constant(i32, 0x3FF)), _constant(i32, 0x7E00))
+    return builder.or_(sign, builder.select(is_nan, payload, found))
 
 
 def _scalar(kind: ir.Type) -> ir.Type:

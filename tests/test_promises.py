@@ -1,7 +1,11 @@
 """The five promises of the design, each as a test that can fail."""
 
+import os
+import pathlib
+import sys
 import textwrap
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,7 +29,7 @@ def test_accuracy_at_any_offset(norm, layout, offset):
 
 
 @pytest.mark.parametrize("offset", [0, 1e2, 1e4, 1e6])
-@pytest.mark.parametrize("shape", [(2, 100_000), (100_000, 2)])
+@pytest.mark.parametrize("shape", [(2, 100_000), (100_000, 2), (1, 10_000_000)])
 def test_accuracy_of_long_sets_at_any_offset(offset, shape):
     axis = int(np.argmax(shape))
     x = (np.random.default_rng(3).standard_normal(shape) + offset).astype(np.float32)
@@ -63,6 +67,40 @@ def test_constant_sets_are_exactly_bias(constant, eps, dtype):
 @given(strategies.arrays(values=strategies.VALUES))
 def test_variance_is_never_negative(x):
     assert np.all(nk.moments(x, tuple(range(x.ndim))).var >= 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_every_pattern_of_16_bits(dtype, layout):
+    """Mean 0 and variance 1 change nothing, and neither does the way through the kernels."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(256, 256)
+    y = nk.normalize(np.asarray(x, order=layout), 1, moments=nk.Moments(256, np.zeros((256, 1)), np.ones((256, 1))), eps=0)
+    wide = x.astype(np.float32)
+    assert y.dtype == x.dtype and np.array_equal(np.isnan(wide), np.isnan(y.astype(np.float32)))
+    assert np.array_equal(y[~np.isnan(wide)], x[~np.isnan(wide)])
+
+
+@pytest.mark.parametrize("processor", ["this one", "generic"])
+def test_float16_on_processors_without_it(processor):
+    """Reading and rounding as NumPy does, every pattern and many between; on x86 "generic" knows no float16."""
+    run_code(
+        """
+import numpy as np, normkit as nk
+known = nk.Moments(256, np.zeros((256, 1)), np.ones((256, 1)))
+halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+assert np.array_equal(nk.normalize(halves, 1, moments=known, eps=0, dtype="float32"), halves.astype(np.float32), equal_nan=True)
+rng = np.random.default_rng(0)
+between = rng.integers(0, 1 << 32, (256, 1 << 10), dtype=np.uint32).view(np.float32)
+np.seterr(all="ignore")
+middle = halves.astype(np.float32) * np.float32(1 + 2.0**-11)
+near = np.concatenate([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9)), between], 1)
+for x in (near, near * np.float32(2.0**-12), near.astype(np.float64)):
+    for y in (x, np.asfortranarray(x)):
+        rounded = nk.normalize(y, 1, moments=known, eps=0, dtype="float16")
+        assert np.array_equal(rounded, x.astype(np.float16), equal_nan=True)
+""",
+        **({} if processor == "this one" else {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}),
+    )
 
 
 @pytest.mark.parametrize("data", ["outlier first", "8191 8193", "sorted", "one huge"])
@@ -132,6 +170,32 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
     assert np.array_equal(call(x), serial)
 
 
+DIGEST = """
+import hashlib, numba, numpy as np, normkit as nk
+found = hashlib.sha256()
+for shape in ((6, 8, 60, 70), (2, 4, 300, 210), (40, 96, 17, 5)):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    w, b = rng.standard_normal((2, shape[1])).astype(np.float32)
+    for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+        lie = lambda a: np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
+        for norm, args, more in ((nk.instance_norm, (), {}), (nk.group_norm, (4,), {}), (nk.batch_norm, (), {}),
+                                 (nk.layer_norm, (), {"axis": 1}), (nk.normalize, ((1, 2, 3),), {})):
+            own = (w, b) if norm is not nk.normalize else (w[:, None, None], b[:, None, None])
+            for _ in range(2):
+                y, pullback = nk.vjp(norm, lie(x), *args, *own, **more)
+                for part in (y, *pullback(lie(dy))):
+                    found.update(np.ascontiguousarray(part).tobytes())
+print(numba.get_num_threads(), found.hexdigest())
+"""
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    """Values and gradients of x, weight and bias, on one thread, two, three and eight."""
+    told = [run_code(DIGEST, NUMBA_NUM_THREADS=str(n)).split() for n in (1, 2, 3, 8)]
+    assert [int(n) for n, _ in told] == [1, 2, 3, 8] and len({digest for _, digest in told}) == 1
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
 @pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "batch"])
@@ -190,22 +254,36 @@ def check():
 """
 
 
-@pytest.mark.parametrize("layer", ["default", "omp", "workqueue"])
+LAYERS = ["default", "omp", "workqueue", "tbb"]
+
+
+def on_layer(name):
+    """The environment of a process on this threading layer."""
+    library = pathlib.Path(sys.prefix) / "lib"
+    if name == "tbb" and not any(library.glob("libtbb.so*")):
+        pytest.skip("the package tbb is not installed, or not built for this system")
+    found = os.pathsep.join(filter(None, (str(library), os.environ.get("LD_LIBRARY_PATH"))))
+    return {"NUMBA_THREADING_LAYER": name, "NUMBA_NUM_THREADS": "2", **({"LD_LIBRARY_PATH": found} if name == "tbb" else {})}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_many_threads_at_once(layer):
     run_code(
         CHECK
         + """
 from concurrent.futures import ThreadPoolExecutor
-with ThreadPoolExecutor(8) as pool:
+with ThreadPoolExecutor(16) as pool:
     for done in [pool.submit(check) for _ in range(64)]:
         done.result()
-""",
-        NUMBA_THREADING_LAYER=layer,
-        NUMBA_NUM_THREADS="2",
+
+import numba
+assert numba.threading_layer() == {layer!r} or {layer!r} == "default"
+""".replace("{layer!r}", repr(layer)),
+        **on_layer(layer),
     )
 
 
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", LAYERS[1:])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_child_processes(method, layer):
     """After a parallel call in the parent, the child calls again, at a size that would go parallel."""
@@ -223,8 +301,7 @@ child.start(); child.join(120)
 assert child.exitcode == 0, child.exitcode
 check()
 """,
-        NUMBA_THREADING_LAYER=layer,
-        NUMBA_NUM_THREADS="2",
+        **on_layer(layer),
     )
 
 
@@ -326,6 +403,27 @@ def test_more_elements_than_int32_holds():
     m = nk.moments(x, (0, 1))
     assert m.count == x.size
     assert np.isclose(m.mean.item(), row.mean(), rtol=1e-13) and np.isclose(m.var.item(), row.var(), rtol=1e-12)
+
+
+def test_float16_in_place_beyond_int32():
+    """2**31 elements and more, in the memory of x alone."""
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 << 30:
+        pytest.skip("this machine has no 8 GB to spare")
+    run_code(
+        """
+import resource, numpy as np, normkit as nk
+x = np.empty((2**11 + 1, 2**20), np.float16)
+row = (np.random.default_rng(0).standard_normal(2**20) * 3 + 7).astype(np.float16)
+x[:] = row
+x[-1] = -row
+expected = nk.normalize(row[None], 1)[0]
+assert x.size > 2**31 and nk.normalize(x, 1, out=x) is x
+for k in (0, 1023, 1024, 2047):
+    assert np.array_equal(x[k], expected), k
+assert np.array_equal(x[-1], -expected)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20
+"""
+    )
 
 
 def test_strides_beyond_int32():

@@ -160,7 +160,7 @@ def test_many_processes_start_cold_at_once(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     started = [
         subprocess.Popen([sys.executable, "-c", ONE_CALL], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(8)
+        for _ in range(16 if os.environ.get("HYPOTHESIS_PROFILE") == "many" else 8)
     ]
     for process in started:
         out, error = process.communicate(timeout=240)
@@ -245,7 +245,8 @@ def test_more_sets_than_24_bits_count(axis):
 
 
 def test_many_calls_leave_memory_flat():
-    """The short way, the long way, out=, statistics, gradients: each again and again."""
+    """The short way, the long way, out=, statistics, gradients: each again and again, 100,000 times in `make test-long`."""
+    many = os.environ.get("HYPOTHESIS_PROFILE") == "many"
     x, w = np.random.default_rng(0).standard_normal((4, 8, 8)).astype(np.float32), np.ones(8)
     out, m = np.empty_like(x), nk.moments(x, 2)
 
@@ -264,7 +265,7 @@ def test_many_calls_leave_memory_flat():
         calls()
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
-    for _ in range(3000):
+    for _ in range(100_000 if many else 3000):
         calls()
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0] - before

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias
 
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -27,11 +29,19 @@ def storage_name(element: types.Type) -> str:
     return next(iter(element.fields)) if isinstance(element, types.Record) else str(element)
 
 
+@lru_cache(maxsize=1)
+def _converts_half(features: str) -> bool:
+    """Whether the processor that code is made for has instructions for float16."""
+    return not llvm.get_process_triple().startswith(("x86", "i386", "i686")) or "+f16c" in features
+
+
 class Elements:
     """A flat array inside an intrinsic: loads decode to the accumulator type, stores encode from it."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type) -> None:
         self.builder, self.storage, self.wide = builder, storage_name(kind.dtype), wide
+        if self.storage == "float16" and not _converts_half(context.codegen()._tm_features):
+            self.storage = _storage.SOFT_HALF
         self.memory = _storage.memory_type(self.storage)
         data = context.make_array(kind)(context, builder, value).data
         self.data = builder.bitcast(data, self.memory.as_pointer())
