@@ -61,14 +61,26 @@ def test_wrong_commands(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("contender", ["memory", "normkit", "NumPy", "PyTorch", "JAX"])
+@pytest.mark.parametrize("contender", ["memory", "normkit", "NumPy", "PyTorch", "ONNX Runtime", "JAX"])
 @pytest.mark.parametrize("backward", [False, True])
-def test_contenders_compute_the_case(contender, backward):
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_contenders_compute_the_case(contender, backward, layout):
     """Not only in processes of their own, where coverage does not look."""
     from normkit.bench import contenders
 
-    if contender in contenders.NEEDS:
-        pytest.importorskip(contenders.NEEDS[contender], reason="an extra")
+    for package in contenders.NEEDS.get(contender, ()):
+        pytest.importorskip(package, reason="an extra")
     for case in cases.CASES.values():
-        call = contenders.CONTENDERS[contender](case, cases.make(case, "N*C", shrink=64), backward)
+        call = contenders.CONTENDERS[contender](case, cases.make(case, layout, shrink=64), backward)
         assert call is None or contenders.median(call, 1) > 0
+
+
+def test_onnx_runtime_computes_the_same():
+    pytest.importorskip("onnxruntime", reason="an extra")
+    from normkit.bench import contenders
+
+    for case in cases.CASES.values():
+        x = cases.make(case, "NC*", shrink=16)
+        run = contenders.CONTENDERS["ONNX Runtime"](case, x, False)
+        if run is not None:
+            assert abs(run() - case.forward(x)).max() < 1e-3
