@@ -204,7 +204,7 @@ def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
     x = LAYOUTS[layout](images(shape=(2, 8, 37, 41), dtype=dtype))
     call, _ = CALLS[norm]
     expected = call(x)
-    monkeypatch.setattr(geometry, "_STREAM_ELEMENTS", 0)
+    monkeypatch.setattr(geometry, "_STREAM_BYTES", 0)
     monkeypatch.setattr(geometry, "_STREAM_RUN", 1)
     for forget in (geometry.pack, nk._engine._cpu.plan._plan):
         forget.cache_clear()

@@ -39,7 +39,7 @@ _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a
 # instance norm of 128 MiB takes 20 ms so, and 25 streamed. Layer norm into touched memory, in ms, streamed or not (2 cores,
 # 2 MiB of L2 each, 2026-11): 16 MiB 0.95 / 0.82, 32 MiB 1.9 / 2.0, 64 MiB 4.2 / 7.4; and 64 MiB in runs of 256: 5.8 / 6.3, of
 # 512: 4.3 / 6.5.
-_STREAM_ELEMENTS = 1 << 23
+_STREAM_BYTES = 1 << 25
 _STREAM_RUN = 1 << 9
 # Tasks that collect sums of a weight's elements: at most and at least so many, or one where all is one task's work. Their
 # sums, in float64, are 1/16 of a float32 x at most, and those of one task fit in L2.
@@ -47,15 +47,15 @@ _COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_SHARE, _COLLECT_LENGTH = 128, 16, 64, 1
 
 
 @lru_cache(maxsize=4096)
-def pack(view: SetView, center: bool, fresh: bool) -> Array:
-    """The geometry array of a view."""
+def pack(view: SetView, center: bool, fresh: bool, itemsize: int) -> Array:
+    """The geometry array of a view; `itemsize` of its results."""
     kinds = (view.kept, view.reduced, view.walk)
     starts = [HEADER + sum(map(len, kinds[:k])) for k in range(4)]
     geo = np.zeros((starts[-1], len(COLUMNS)), np.int64)
     geo[0, :4] = starts
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
-    geo[2] = [view.apply_rows, *view.offsets, not fresh and streams(view), view.tiles]
+    geo[2] = [view.apply_rows, *view.offsets, not fresh and streams(view, itemsize), view.tiles]
     geo[LANE, :6] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
@@ -101,9 +101,9 @@ def sums_as_runs(view: SetView) -> bool:
     return view.tile * view.set_lanes == 1 and (view.walk[-1][1][0] == 1 or view.set_size == 1)
 
 
-def streams(view: SetView) -> bool:
+def streams(view: SetView, itemsize: int) -> bool:
     """Whether results go to memory past the caches: large ones, in long runs."""
-    if view.n_sets * view.set_size < _STREAM_ELEMENTS:
+    if view.n_sets * view.set_size * itemsize < _STREAM_BYTES:
         return False
     if view.apply_lanes:
         lanes = view.tile * view.apply_lanes

@@ -54,7 +54,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
     chunks, groups, in_runs = geometry.chunk_count(view.rows), geometry.tile_groups(view), geometry.in_runs(view)
     fused = (chunks == 1 or view.tiles >= few) and (gradient or geometry.sums_as_runs(view) == in_runs)
     return Plan(
-        geo=geometry.pack(view, center, fresh),
+        geo=geometry.pack(view, center, fresh, y[2]),
         n_sets=view.n_sets,
         set_size=view.set_size,
         elements=view.n_sets * view.set_size,
