@@ -27,10 +27,10 @@ def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
 class Forward:
     """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here."""
 
-    __slots__ = ("_kernel", "_plan", "_takes", "_wanted", "_wide", "divisor", "eps")
+    __slots__ = ("_kernel", "_plan", "_rest", "_takes", "_wanted", "_wide", "divisor")
 
     def __init__(self, op: Operands, eps: float, correction: float, want_moments: bool) -> None:
-        self._wide, self._wanted, self.eps = op.wide, want_moments, eps
+        self._wide, self._wanted = op.wide, want_moments
         lay_weight = affine_for(op.weight, op.bias, 1.0, self._wide)
         lay_bias = affine_for(op.bias, op.weight, 0.0, self._wide)
         weight, bias = lay_weight(op.weight), lay_bias(op.bias)
@@ -43,6 +43,7 @@ class Forward:
             _taking(lay_bias, op.bias, bias),
         )
         self.divisor = self._plan.set_size - correction
+        self._rest = (self._plan.geo, 1.0 / self.divisor, eps)
 
     @property
     def fused(self) -> bool:
@@ -51,14 +52,13 @@ class Forward:
 
     def __call__(self, x: Array, y: Array, weight: Array | None, bias: Array | None) -> Any:
         """Normalize x into y. Returns moments (mean, its low part, M2) x sets, if wanted."""
-        plan, (take_x, take_y, take_weight, take_bias) = self._plan, self._takes
+        plan, kernel, (take_x, take_y, take_weight, take_bias) = self._plan, self._kernel, self._takes
         own = np.empty((3, plan.n_sets)) if self._wanted else _NO_MOMENTS
-        arrays = (take_x(x), take_y(y), take_weight(weight), take_bias(bias), own)
-        rest = (plan.geo, 1.0 / self.divisor, self.eps)
+        arrays, rest = (take_x(x), take_y(y), take_weight(weight), take_bias(bias), own), self._rest
 
         def run(kind: Array, todo: Array) -> Any:
             arguments = (*arrays, todo, *rest, kind, plan.apart)
-            return threads.launch(plan.elements, self._kernel, kernels.forward_parallel, arguments, plan.groups)
+            return threads.launch(plan.elements, kernel, kernels.forward_parallel, arguments, plan.groups)
 
         narrow_then_wide(self._wide, plan.n_sets, run)
         return own if self._wanted else None

@@ -96,7 +96,7 @@ def flat_for(like: Array, readonly: bool = True) -> Flatten:
     dense, stored = straight or like.transpose(order).flags.c_contiguous, dtype == like.dtype
 
     def flat(array: Array) -> Array:
-        line = array.reshape(-1) if straight else array.transpose(order).reshape(-1) if dense else _extent(array)
+        line = array.ravel() if straight else array.transpose(order).reshape(-1) if dense else _extent(array)
         if not stored:
             line = line.view(dtype)
         if readonly:
