@@ -120,6 +120,18 @@ def test_adversarial_data(data, n):
         reference.assert_close(nk.normalize(memory, 1, eps=0), reference.normalize(x, (1,), eps=0))
 
 
+@pytest.mark.parametrize("inner", [2, 3, 5, 40])
+def test_sums_of_short_runs_are_as_exact(inner):
+    """After one huge element many roundings in a row go one way; here a run is shorter than what is summed in a row."""
+    memory = np.zeros((2, 6000 // inner, inner, 2), np.float32)
+    x = memory[:, :, ::-1, 1]
+    x[:] = np.random.default_rng(1).standard_normal(x.shape)
+    x[:, 0, -1] = 1e6
+    m, exact = nk.moments(x, (1, 2)), x.astype(np.longdouble).var((1, 2), keepdims=True)
+    assert np.all(np.abs(m.var / exact - 1) < 6 * 2.0**-24)
+    reference.assert_close(nk.normalize(x, (1, 2), eps=0), reference.normalize(x, (1, 2), eps=0))
+
+
 # -------------------------------------------------------- 2. a set's result depends on that set alone, bit for bit
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "layer (channels first)", "rms"])

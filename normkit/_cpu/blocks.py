@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .buffers import HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
-from .lanes import ALONG, TABLE, accumulate, add_run
+from .lanes import ALONG, TABLE, accumulate, add_run, flush
 from .threads import jit_inline, jit_part
 from .vectors import copy_run, fill, out_of_line, release, scratch
 
@@ -77,13 +77,23 @@ def _sum_strip(
 def _sum_strips(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
-    """Add positions [i, i + m) to the partial sums."""
+    """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first."""
     done, strip = 0, STRIP_ROWS * PARTIALS
     while done < m:
+        stop = min(m, done + strip)
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
-        run = min(m - done, left, strip)
-        _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
-        done += run
+        apart, length = left < stop - done, partials * width
+        for k in range(2 if apart else 0):
+            copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)
+            fill(work[TOTAL + k], length, work.dtype.type(0))
+        while done < stop:
+            run = min(stop - done, left)
+            _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
+            done += run
+            if done < stop:
+                here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
+        for k in range(2 if apart else 0):
+            flush(work[BUFFER + k], work[TOTAL + k], length)
 
 
 @jit_part
