@@ -19,7 +19,7 @@ test-long: .venv/test  ## the tests with many examples each, and once with every
 
 MINUTES ?= 10
 fuzz: .venv/test  ## random arrays, sets and options against the oracle for MINUTES; saves what it finds
-	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES)
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(MINUTES) --devices cpu cuda
 
 bench: .venv/bench  ## the case table on the current commit, beside a copy of the same bytes
 	cd asv_bench && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=same --quick --show-stderr

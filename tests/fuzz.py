@@ -45,16 +45,33 @@ def check(case, eps, center):
         assert np.allclose(dx, tangent, rtol=0, atol=1e-9 * size + 1e-300), "the Jacobian of x_hat is symmetric"
 
 
-def round_of(start, examples):
+def check_on_cuda(case, eps, center):
+    """Forward and statistics of one array on a device (NORMKIT_GPU) or in the emulator, against the oracle."""
+    from normkit._cuda import launch
+    from tests.places import host, new_driver, put
+
+    launch.driver = new_driver()
+    x, axes = case
+    y, m = nk.normalize(put(x), axes, eps=eps, center=center, return_moments=True)
+    assert not np.any(host(m.var) < 0)
+    if np.isfinite(x).all():
+        reference.assert_close(host(y), reference.normalize(x, axes, eps=eps, center=center), n=size_of(x, axes))
+
+
+# What is done with an example, from which arrays, and every how many examples of the other: an emulated launch takes 20 ms.
+DEVICES = {"cpu": (check, {}, 1), "cuda": (check_on_cuda, {"max_ndim": 4, "max_elements": 3000}, 20)}
+
+
+def round_of(start, examples, device):
     """So many examples from one seed; returns the first failure and its case."""
-    last = {}
+    last, (check_one, limits, _) = {}, DEVICES[device]
 
     @seed(start)
     @settings(PLAIN, max_examples=examples)
-    @given(strategies.cases(), st.sampled_from([0.0, 1e-12, 1e-5, 1.0]), st.booleans())
+    @given(strategies.cases(**limits), st.sampled_from([0.0, 1e-12, 1e-5, 1.0]), st.booleans())
     def fuzz(case, eps, center):
         last["case"] = (np.array(case[0]), case[0].strides, case[1], eps, center)
-        check(case, eps, center)
+        check_one(case, eps, center)
 
     try:
         fuzz()
@@ -67,18 +84,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--examples", type=int, default=500, help="per seed")
+    parser.add_argument("--devices", nargs="+", choices=list(DEVICES), default=["cpu"], help="in turn, a seed each")
     options = parser.parse_args()
-    stop, rounds, failures = time.monotonic() + 60 * options.minutes, 0, 0
+    stop, rounds, failures, done = time.monotonic() + 60 * options.minutes, 0, 0, dict.fromkeys(options.devices, 0)
     while time.monotonic() < stop:
         start = int(np.random.SeedSequence().entropy) % 2**32
-        found = round_of(start, options.examples)
-        rounds += 1
+        device = options.devices[rounds % len(options.devices)]
+        examples = max(1, options.examples // DEVICES[device][2])
+        found = round_of(start, examples, device)
+        rounds, done[device] = rounds + 1, done[device] + examples
         if found:
             failures += 1
             FOUND.mkdir(exist_ok=True)
             (FOUND / f"{start}.pickle").write_bytes(pickle.dumps(found[1]))
-            print(f"seed {start}: {found[0]!r}"[:2000], flush=True)
-    print(f"{rounds * options.examples} examples from {rounds} seeds, {failures} failures")
+            print(f"seed {start}, {device}: {found[0]!r}"[:2000], flush=True)
+    print(f"{done} examples from {rounds} seeds, {failures} failures")
     sys.exit(failures > 0)
 
 
