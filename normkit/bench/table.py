@@ -81,13 +81,14 @@ def plot(rows: list[Row], path: pathlib.Path) -> None:
     """The shares of memory speed as bars, of every contender."""
     from matplotlib import pyplot as plt
 
-    names = [name for name in CONTENDERS if name != "memory"]
+    names = [name for name in CONTENDERS if name != "memory" and any(name in row.times for row in rows)]
+    height = 0.8 / len(names)
     figure, axes = plt.subplots(figsize=(9, 0.34 * len(rows) + 1), layout="constrained")
     for k, name in enumerate(names):
         at = [i for i, row in enumerate(rows) if name in row.times]
         shares = [rows[i].times["memory"] / rows[i].times[name] for i in at]
-        axes.barh([i + 0.2 * k for i in at], shares, 0.2, label=name)
-    axes.set_yticks([i + 0.3 for i in range(len(rows))], [f"{row.case} {row.layout}" for row in rows])
+        axes.barh([i + height * k for i in at], shares, height, label=name, color=f"C{list(CONTENDERS).index(name) - 1}")
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(rows))], [f"{row.case} {row.layout}" for row in rows])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("share of memory speed")
