@@ -32,8 +32,6 @@ def _bar(title: str) -> Callable[[Iterable[str]], Iterable[str]]:
 
 
 def _info(_: argparse.Namespace) -> None:
-    import numba
-
     from . import normalize
     from ._cpu import runs, threads
 
@@ -46,12 +44,22 @@ def _info(_: argparse.Namespace) -> None:
             facts[package] = "not installed"
     parallel = threads.may_run_parallel()
     facts["threads"] = f"{get_num_threads()}" + ("" if parallel else ", kernels run on one")
-    facts["threading layer"] = numba.threading_layer() if numba.get_num_threads() else "none"
+    facts["threading layer"] = _layer()
     facts["kernels are kept in"] = str(getattr(runs.forward.stats, "cache_path", None) or "memory only")
     facts["CUDA"] = _devices()
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:{width}}  {value}")
+
+
+def _layer() -> str:
+    import numba
+
+    try:
+        numba.get_num_threads()  # starts it
+        return str(numba.threading_layer())
+    except ValueError as error:
+        return f"none: {str(error).splitlines()[0]}"
 
 
 def _devices() -> str:

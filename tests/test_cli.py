@@ -28,6 +28,19 @@ def test_warmup_compiles_what_calls_need():
     assert len(compiled.buffer) == before
 
 
+def test_info_where_there_is_no_threading_layer():
+    code = """
+import sys, numba
+from normkit.__main__ import main
+def broken(*_):
+    raise ValueError("No threading layer could be loaded.\\nHINT: ...")
+numba.get_num_threads = numba.threading_layer = broken
+main(["info"])
+"""
+    text = run_python("-W", "ignore", "-c", code, NUMBA_NUM_THREADS="2")
+    assert "none: No threading layer could be loaded.\n" in text and "kernels run on one" in text
+
+
 @pytest.mark.parametrize("wrong", [{"norms": ["spectral"]}, {"dtypes": ["complex64"]}, {"layouts": ["NCHW"]}])
 def test_warmup_refuses(wrong):
     with pytest.raises(ValueError, match="expected some of"):
