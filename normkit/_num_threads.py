@@ -23,7 +23,8 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. More than there are (see `get_num_threads`) changes nothing.
+        At least 1. It takes the place of OMP_NUM_THREADS and of a container's quota; more than NUMBA_NUM_THREADS, or else the
+        CPUs of this process, are never used.
 
     Raises
     ------
@@ -94,8 +95,8 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        The least of what was asked for, NUMBA_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on, and the CPU
-        quota of its control group. A forked process uses one.
+        What was asked for, else the lesser of OMP_NUM_THREADS and the CPU quota of the process's control group; but at most
+        NUMBA_NUM_THREADS, or where that is not set the CPUs this process may run on. A forked process uses one.
 
     See Also
     --------
