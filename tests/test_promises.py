@@ -192,8 +192,10 @@ for shape in ((6, 8, 60, 70), (2, 4, 300, 210), (40, 96, 17, 5)):
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         lie = lambda a: np.ascontiguousarray(a.transpose(order)).transpose(np.argsort(order))
         for norm, args, more in ((nk.instance_norm, (), {}), (nk.group_norm, (4,), {}), (nk.batch_norm, (), {}),
-                                 (nk.layer_norm, (), {"axis": 1}), (nk.normalize, ((1, 2, 3),), {})):
+                                 (nk.layer_norm, (), {"axis": 1}), (nk.layer_norm, (), {}), (nk.normalize, ((1, 2, 3),), {})):
             own = (w, b) if norm is not nk.normalize else (w[:, None, None], b[:, None, None])
+            if norm is nk.layer_norm and not more:  # a weight along the sets, summed over them in float32
+                own = tuple(rng.standard_normal((2, shape[3])).astype(np.float32))
             for _ in range(2):
                 y, pullback = nk.vjp(norm, lie(x), *args, *own, **more)
                 for part in (y, *pullback(lie(dy))):
