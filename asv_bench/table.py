@@ -1,4 +1,4 @@
-"""The tables of the README: every case on this machine, beside a copy (or a triad) of the same bytes and NumPy."""
+"""Every case on this machine beside a copy (or a triad) of the same bytes and NumPy, in turns, in one process."""
 
 from __future__ import annotations
 

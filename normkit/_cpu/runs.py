@@ -37,8 +37,8 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of a chunk of a set.
 
     A block is summed about a pivot near its mean: the mean of what came before it, for the first one the mean of its own
-    first elements, or if it is short the first. Where that turns out to be far off, once more about the block's own mean: so
-    at most a bit is lost.
+    first elements, or if it has fewer than FEW the first. Where that turns out to be far off, once more about the block's own
+    mean: so at most a bit is lost.
     """
     kind, center = real.dtype.type, geo[1, CENTER] != 0
     begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
