@@ -10,7 +10,7 @@ import numpy as np
 NORMS = ("instance", "layer", "group", "batch", "rms")
 LAYOUTS = ("NC*", "N*C")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8")
-_SHAPES = ((2, 4, 6, 6), (4, 8, 48, 48))  # on one thread, and on several
+_SHAPES = ((2, 4, 6, 6), (4, 8, 1, 2304))  # short sets on one thread, and long ones on several
 
 
 def warmup(

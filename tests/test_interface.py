@@ -12,6 +12,7 @@ from numpy.exceptions import AxisError
 
 import normkit as nk
 from tests import reference
+from tests.processes import run_python
 from tests.test_properties import CALLS, LAYOUTS, as_dtype, images
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
@@ -260,6 +261,32 @@ def test_inputs_are_never_written():
         call(x)
     nk.instance_norm(x, weight, weight)
     assert nk.adaptive_instance_norm(x, x).flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_inputs_in_pages_that_cannot_be_written(dtype, tmp_path):
+    """Numba is told that all memory may be written: were it, the process would end here."""
+    code = f"""
+import sys, numpy as np, normkit as nk
+from tests.test_properties import CALLS, LAYOUTS, images
+
+def locked(name, array):
+    np.save(f"{{sys.argv[1]}}/{{name}}.npy", array)
+    pages = np.asarray(np.load(f"{{sys.argv[1]}}/{{name}}.npy", mmap_mode="r"))
+    assert not pages.flags.writeable and not pages.flags.owndata
+    return pages
+
+lying = (lambda a: a, lambda a: a.transpose(0, 3, 1, 2), lambda a: a[:, :, ::2, ::2])
+for shape in ((2, 8, 6, 8), (4, 8, 80, 8)):
+    x, weight = locked("x", images(shape=shape).astype({dtype!r})), locked("weight", np.linspace(0.5, 2, 8, dtype={dtype!r}))
+    for lie in lying:
+        for call, _ in CALLS.values():
+            call(lie(x))
+        for norm, args in ((nk.instance_norm, ()), (nk.group_norm, (4,)), (nk.batch_norm, ())):
+            nk.vjp(norm, lie(x), *args, weight, weight)[1](lie(x))
+print("alive")
+"""
+    assert run_python("-c", code, tmp_path) == "alive\n"
 
 
 def test_broadcast_moments():

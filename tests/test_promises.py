@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normkit as nk
+from normkit import _recall
 from normkit._cpu import geometry, threads
 from tests import reference, strategies
 from tests.processes import run_python
@@ -180,6 +181,29 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
     assert np.array_equal(call(x), serial)
     monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", 1 << 62)
     assert np.array_equal(call(x), serial)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 31, 64, 128, 129, 300, 2047, 2048])
+def test_short_sets_have_the_bits_of_any_others(size, dtype, monkeypatch):
+    """Their own kernel, and the one for sets of many runs and blocks."""
+    x = np.random.default_rng(size).standard_normal((41, size)).astype(dtype) + np.asarray(7, dtype)
+    x[3], x[4], x[5, 0], x[6, -1] = 0, 5, np.nan, 60000
+    weight, bias = np.random.default_rng(0).standard_normal((2, size))
+
+    def values():
+        monkeypatch.setattr(_recall, "_ready", {})
+        results = [nk.layer_norm(x, eps=0.0), nk.rms_norm(x, weight), nk.normalize(x, -1, return_moments=True)[1].var]
+        return [*results, nk.layer_norm(x, weight, bias)]
+
+    expected = values()
+    monkeypatch.setattr(geometry, "is_short", lambda view: False)
+    nk._engine._cpu.plan._plan.cache_clear()
+    try:
+        for one, other in zip(values(), expected, strict=True):
+            assert np.array_equal(one.view(np.uint8), other.view(np.uint8))
+    finally:
+        nk._engine._cpu.plan._plan.cache_clear()
 
 
 DIGEST = """

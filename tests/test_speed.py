@@ -16,14 +16,15 @@ PACKED = {"float32": "v?mulps", "float64": "v?mulpd", "float16": "vcvtph2psx?"}
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the instructions named here are those of x86-64")
+@pytest.mark.parametrize(("kernel", "size"), [("forward_short", 300), ("forward", 3000)])
 @pytest.mark.parametrize("dtype", PACKED)
-def test_inner_loops_are_packed(dtype, tmp_path):
+def test_inner_loops_are_packed(dtype, kernel, size, tmp_path):
     """In a process of its own, that compiles: code from the cache cannot be looked at."""
     code = f"""
 import re, numpy as np, normkit as nk
 from normkit._cpu import runs
-nk.layer_norm(np.ones((4, 300), {dtype!r}))
-(code,) = runs.forward.inspect_asm().values()
+nk.layer_norm(np.ones((4, {size}), {dtype!r}))
+(code,) = runs.{kernel}.inspect_asm().values()
 print(len(re.findall(r"\\b{PACKED[dtype]}\\b", code)), len(re.findall(r"\\bv?movnt", code)))
 """
     packed, past_the_caches = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
@@ -31,16 +32,20 @@ print(len(re.findall(r"\\b{PACKED[dtype]}\\b", code)), len(re.findall(r"\\bv?mov
 
 
 def test_signatures_are_few():
-    """One for each storage of x, result and affine; not for shapes, strides, axes or options."""
+    """One for each storage of x, result and affine; not for shapes, strides, axes or options, nor for memory that is locked."""
     x = images(shape=(4, 8, 6, 10))
     nk.instance_norm(x)
-    before = len(runs.forward.signatures)
+    nk.layer_norm(np.ones((3, 3000), np.float32))
+    kernels = (runs.forward, runs.forward_short)
+    before = [len(kernel.signatures) for kernel in kernels]
     for shape in ((2, 3, 40), (7, 5), (2, 4, 3, 3, 3), (3, 2049)):
         y = images(shape=shape) if len(shape) == 4 else np.random.default_rng(0).random(shape, np.float32)
         for axes in (-1, tuple(range(1, len(shape)))):
             nk.normalize(y, axes, eps=0.1)
             nk.normalize(y, axes, correction=0.5, return_moments=True)
-    assert len(runs.forward.signatures) == before
+        y.flags.writeable = False
+        nk.normalize(y, -1)
+    assert [len(kernel.signatures) for kernel in kernels] == before
 
 
 def test_import_costs_nothing():

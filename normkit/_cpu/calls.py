@@ -12,7 +12,7 @@ from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
 from . import gradients, kernels, runs, threads
-from .plan import affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
+from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
 _NO_SETS = np.empty((6, 0))
@@ -25,43 +25,39 @@ def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
 
 
 class Forward:
-    """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here."""
+    """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here.
 
-    __slots__ = ("_kernel", "_plan", "_rest", "_takes", "_wanted", "_wide", "divisor")
+    fused: whether statistics and result come from one kernel; else they are two calls. run(x, y, weight, bias) is that kernel:
+    it normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
+    """
+
+    __slots__ = ("divisor", "fused", "run")
 
     def __init__(self, op: Operands, eps: float, correction: float, want_moments: bool) -> None:
-        self._wide, self._wanted = op.wide, want_moments
-        lay_weight = affine_for(op.weight, op.bias, 1.0, self._wide)
-        lay_bias = affine_for(op.bias, op.weight, 0.0, self._wide)
+        lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
+        lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
         weight, bias = lay_weight(op.weight), lay_bias(op.bias)
-        self._plan = plan_of(op, weight, bias)
-        self._kernel = runs.forward if self._plan.in_runs else kernels.forward
-        self._takes = (
-            flat_for(op.x),
-            flat_for(op.y, readonly=False),
-            _taking(lay_weight, op.weight, weight),
-            _taking(lay_bias, op.bias, bias),
-        )
-        self.divisor = self._plan.set_size - correction
-        self._rest = (self._plan.geo, 1.0 / self.divisor, eps)
+        plan = plan_of(op, weight, bias)
+        takes = (flat_for(op.x), flat_for(op.y), _taking(lay_weight, op.weight, weight), _taking(lay_bias, op.bias, bias))
+        self.fused, self.divisor = plan.fused, plan.set_size - correction
+        self.run = _forward_for(plan, takes, 1.0 / self.divisor, eps, op.wide, want_moments)
 
-    @property
-    def fused(self) -> bool:
-        """Whether statistics and result come from one kernel; else they are two calls."""
-        return self._plan.fused
 
-    def __call__(self, x: Array, y: Array, weight: Array | None, bias: Array | None) -> Any:
-        """Normalize x into y. Returns moments (mean, its low part, M2) x sets, if wanted."""
-        plan, kernel, (take_x, take_y, take_weight, take_bias) = self._plan, self._kernel, self._takes
-        own = np.empty((3, plan.n_sets)) if self._wanted else _NO_MOMENTS
-        arrays, rest = (take_x(x), take_y(y), take_weight(weight), take_bias(bias), own), self._rest
+def _forward_for(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Any:
+    """`Forward.run`, as `narrow_then_wide` has it, but a function with all at hand: a call of 3 us would take 1.5 more."""
+    n_sets, elements, (take_x, take_y, take_weight, take_bias) = plan.n_sets, plan.elements, takes
+    serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
+    narrow, again = ((plan.geo, share, eps, REAL[kind], plan.apart, 0, plan.groups) for kind in (wide, True))
 
-        def run(kind: Array, todo: Array) -> Any:
-            arguments = (*arrays, todo, *rest, kind, plan.apart)
-            return threads.launch(plan.elements, kernel, kernels.forward_parallel, arguments, plan.groups)
+    def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
+        own = np.empty((3, n_sets)) if want_moments else _NO_MOMENTS
+        todo = ALL if wide else np.zeros(n_sets, np.uint8)
+        arrays = take_x(x), take_y(y), take_weight(weight), take_bias(bias), own, todo
+        if threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *narrow)) and not wide:
+            threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *again))
+        return own if want_moments else None
 
-        narrow_then_wide(self._wide, plan.n_sets, run)
-        return own if self._wanted else None
+    return run
 
 
 def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
@@ -77,7 +73,7 @@ def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> 
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
     call = Forward(op, eps, correction, want_moments)
     if call.fused:
-        own: Array | None = call(op.x, op.y, op.weight, op.bias)
+        own: Array | None = call.run(op.x, op.y, op.weight, op.bias)
         return own
     own, marked = _statistics(op.x, op.split, op.center, op.wide)
     apply(op, NUMPY.scaled(own, call.divisor, eps), marked)
@@ -97,9 +93,9 @@ def _statistics(x: Array, split: Split, center: bool, wide: bool) -> tuple[Array
     source, tasks = flat(x), plan.groups * plan.chunks
 
     def run(kind: Array, todo: Array) -> Any:
-        arguments = (source, partials, plan.geo, kind, plan.apart)
+        arguments = (source, partials, plan.geo, kind, plan.apart, 0, tasks)
         serial = runs.partial_moments if plan.in_runs else kernels.partial_moments
-        threads.launch(plan.elements, serial, kernels.partial_moments_parallel, arguments, tasks)
+        threads.launch(plan.elements, serial, kernels.partial_moments_parallel, arguments)
         return kernels.finish(source, partials, result, todo, plan.geo, kind)
 
     return result, narrow_then_wide(wide, plan.n_sets, run)
@@ -123,14 +119,14 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
     wide = op.wide
     weight, bias = _affines(op, wide)
     plan = plan_of(op, weight, bias)
-    sources = (flat(op.x), None if op.dy is None else flat(op.dy), flat(op.y, readonly=False), flat(weight))
+    sources = (flat(op.x), None if op.dy is None else flat(op.dy), flat(op.y), flat(weight))
     last, tasks = flat(bias) if op.dy is None else None, plan.groups * plan.apply_chunks
 
     def run(kind: Array, todo: Array) -> Any:
         marked = _marked(sets, kind, todo)
-        arguments = (*sources, last, sets, todo, plan.geo, kind, plan.apart)
+        arguments = (*sources, last, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
         serial = runs.apply if plan.in_runs else kernels.apply
-        threads.launch(plan.elements, serial, kernels.apply_parallel, arguments, tasks)
+        threads.launch(plan.elements, serial, kernels.apply_parallel, arguments)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run, marked)
@@ -152,7 +148,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
         apply(op, sets)
         return sums, collected
     sums = np.empty((2, plan.n_sets))
-    arrays = (flat(op.x), flat(op.dy), flat(op.y, readonly=False), flat(weight), sets, sums)
+    arrays = (flat(op.x), flat(op.dy), flat(op.y), flat(weight), sets, sums)
     totals = np.zeros((plan.groups, 2, 0))
 
     def run(kind: Array, todo: Array) -> Any:
@@ -160,9 +156,9 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
         marked = _marked(sets, kind, todo)
         if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((plan.groups, 2, weight.size))
-        arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart)
+        arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
         serial = runs.backward if plan.in_runs else gradients.backward
-        threads.launch(plan.elements, serial, gradients.backward_parallel, arguments, plan.groups)
+        threads.launch(plan.elements, serial, gradients.backward_parallel, arguments)
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)
@@ -199,9 +195,9 @@ def _sums_over(
         marked = 0 if sets is None else _marked(sets, kind, todo)
         if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((tasks, 2, moving[0].size))
-        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart)
+        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
         serial = runs.partial_products if plan.in_runs else gradients.partial_products
-        threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments, tasks)
+        threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run)

@@ -59,7 +59,6 @@ def pack(view: SetView, center: bool, fresh: bool, itemsize: int) -> Array:
     geo[LANE, :6] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
-    geo.flags.writeable = False
     return geo
 
 
@@ -94,6 +93,11 @@ def apart(view: SetView) -> bool:
 def in_runs(view: SetView) -> bool:
     """Whether every set lies in runs, in all that is read and written, affines along with it or still."""
     return view.tile * view.set_lanes == 1 and not apart(view)
+
+
+def is_short(view: SetView) -> bool:
+    """Whether every set lies in one run, of a block."""
+    return in_runs(view) and view.set_size <= BLOCK and len(view.walk) == len(view.reduced) == 1
 
 
 def sums_as_runs(view: SetView) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +22,8 @@ _FUSED_TILES = 64
 _CAST_ELEMENTS = 1 << 16
 # Numba's CPU types have neither float16 nor bfloat16: they travel as records of one uint16, named by their field.
 _TAGGED = {name: np.dtype([(name, np.uint16)]) for name in ("float16", "bfloat16")}
-_ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
-_REAL = {wide: np.empty(0, np.float64 if wide else np.float32) for wide in (False, True)}  # carry the accumulator's dtype
+ALL = np.empty(0, np.uint8)  # `todo` that leaves nothing out
+REAL = {wide: np.empty(0, np.float64 if wide else np.float32) for wide in (False, True)}  # carry the accumulator's dtype
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides in bytes, itemsize
@@ -42,6 +43,7 @@ class Plan:
     fused: bool  # statistics and result in one kernel
     collects: bool  # and the sums over sets of each position too
     in_runs: bool  # for the kernels of `runs`
+    short: bool  # and each set in one run, of a block
     apart: bool | None  # what the others are compiled for: True or None
 
 
@@ -64,6 +66,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         fused=fused,
         collects=geometry.collects(view, groups if fused else groups * chunks),
         in_runs=in_runs,
+        short=geometry.is_short(view),
         apart=geometry.apart(view) or None,
     )
 
@@ -88,22 +91,31 @@ def _strides(layout: Layout, ndim: int) -> Strides:
 Flatten = Callable[[Array], Array]
 
 
-def flat_for(like: Array, readonly: bool = True) -> Flatten:
-    """What gives the memory of arrays of this form, from first to last element, as one dimension, in storage dtype."""
+def flat_for(like: Array) -> Flatten:
+    """What gives the memory of arrays of this form, from first to last element, as one dimension, in storage dtype.
+
+    It may be written to, as far as Numba knows: of what may and what may not it would make kernels each.
+    """
     order = tuple(sorted(range(like.ndim), key=lambda axis: (-abs(like.strides[axis]), axis)))
     dtype = _TAGGED.get(name_of(like.dtype), np.dtype(np.uint8) if like.dtype.kind == "b" else like.dtype)
     straight = like.flags.c_contiguous
     dense, stored = straight or like.transpose(order).flags.c_contiguous, dtype == like.dtype
+    if straight and stored and like.flags.writeable:
+        return np.ndarray.ravel  # most calls, and the least time
 
     def flat(array: Array) -> Array:
         line = array.ravel() if straight else array.transpose(order).reshape(-1) if dense else _extent(array)
         if not stored:
             line = line.view(dtype)
-        if readonly:
-            line.setflags(write=False)  # a kernel that wrote to it would not compile
-        return line
+        return line if line.flags.writeable else _unlocked(line)
 
     return flat
+
+
+def _unlocked(line: Array) -> Array:
+    """The same memory without NumPy's lock on it; who holds the array holds the memory."""
+    memory = memoryview((ctypes.c_byte * line.nbytes).from_address(line.ctypes.data))
+    return np.frombuffer(memory, line.dtype)
 
 
 def _extent(array: Array) -> Array:
@@ -113,14 +125,14 @@ def _extent(array: Array) -> Array:
     return as_strided(forward, (extent,), (array.itemsize,))
 
 
-def flat(array: Array, readonly: bool = True) -> Array:
+def flat(array: Array) -> Array:
     """The memory of one array."""
-    return flat_for(array, readonly)(array)
+    return flat_for(array)(array)
 
 
 @lru_cache(maxsize=8)
 def _neutral(value: float, wide: bool) -> Array:
-    return np.full(1, value, _REAL[wide].dtype)
+    return np.full(1, value, REAL[wide].dtype)
 
 
 def affine_for(like: Array | None, other: Array | None, neutral: float, wide: bool) -> Callable[[Array | None], Array]:
@@ -128,7 +140,7 @@ def affine_for(like: Array | None, other: Array | None, neutral: float, wide: bo
 
     Where there is none but the other one varies, it is spelled out, if that is small.
     """
-    dtype = _REAL[wide].dtype
+    dtype = REAL[wide].dtype
     if like is None:
         spelled = other is not None and other.size <= _CAST_ELEMENTS
         constant = np.full(other.shape, neutral, dtype) if spelled and other is not None else _neutral(neutral, wide)
@@ -149,9 +161,9 @@ def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any]
     Returns the marks; `marked` are those of an earlier pass over the same sets.
     """
     if wide:
-        run(_REAL[True], _ALL)
-        return _ALL
+        run(REAL[True], ALL)
+        return ALL
     todo = np.zeros(n_sets, np.uint8) if marked is None else marked
-    if run(_REAL[False], todo):
-        run(_REAL[True], todo)
+    if run(REAL[False], todo):
+        run(REAL[True], todo)
     return todo

@@ -33,12 +33,33 @@ def _mean_of_few(x: Any, o: int, kind: Any) -> Any:
 
 
 @jit_inline
+def _block_sums(x: Any, o: int, size: int, pivot: Any, first: Any, center: Any, kind: Any) -> Any:
+    """The two sums of a block about a pivot near its mean, 1 / size, and that pivot.
+
+    For the first block of a chunk it is the mean of its own first elements, or if it has fewer than FEW the given one. Where
+    it turns out to be far off, they are summed once more about the block's own mean: so at most a bit is lost.
+    """
+    m = size
+    if center and first:
+        if size > 4 * HEAD_OF_RUN:
+            m = HEAD_OF_RUN
+        elif size >= FEW:
+            pivot = _mean_of_few(x, o, kind)
+    s, q, share = kind(0), kind(0), 1.0
+    for attempt in range(3):
+        s, q = sum_run(x, o, None, 0, m, (pivot, pivot, pivot), None, 0, False, None)
+        share = 1.0 / m
+        if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
+            break
+        pivot, m = kind(np.float64(pivot) + np.float64(s) * share), size
+    return s, q, share, pivot
+
+
+@jit_inline
 def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     """Mean (relative to the set's first element) and M2 of a chunk of a set.
 
-    A block is summed about a pivot near its mean: the mean of what came before it, for the first one the mean of its own
-    first elements, or if it has fewer than FEW the first. Where that turns out to be far off, once more about the block's own
-    mean: so at most a bit is lost.
+    The pivot of a block is near its mean: the mean of what came before it, for the first one see `_block_sums`.
     """
     kind, center = real.dtype.type, geo[1, CENTER] != 0
     begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
@@ -47,16 +68,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
         size = min(BLOCK, left, end - i)
-        if center and i == begin and FEW <= size <= 4 * HEAD_OF_RUN:
-            pivot = _mean_of_few(x, here[0], kind)
-        m = HEAD_OF_RUN if center and i == begin and size > 4 * HEAD_OF_RUN else size
-        s, q, share = kind(0), kind(0), 1.0
-        for attempt in range(3):
-            s, q = sum_run(x, here[0], None, 0, m, (pivot, pivot, pivot), None, 0, False, None)
-            share = 1.0 / m
-            if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
-                break
-            pivot, m = kind(np.float64(pivot) + np.float64(s) * share), size
+        s, q, share, pivot = _block_sums(x, here[0], size, pivot, i == begin, center, kind)
         if center:
             if i == begin:
                 origin = np.float64(pivot)
@@ -90,6 +102,19 @@ def _centre(mean: float, low: float, rstd: float, real: Any) -> Any:
     return high, real.dtype.type((mean - np.float64(high)) + low), real.dtype.type(rstd)
 
 
+@jit_inline
+def _finished(start: float, mean: float, m2: float, n: int, k: int, center: Any, moments: Any, todo: Any, real: Any) -> Any:
+    """The mean of set k, in two parts, from that relative to its first element; and whether the set waits for float64."""
+    total = start + mean
+    low = (start - total) + mean
+    if real.itemsize == 4 and loses_digits(total, m2, n, center):
+        todo[k] = 1
+        return total, low, True
+    if moments.shape[1] > 0:
+        moments[MEAN, k], moments[MEAN_LOW, k], moments[M2, k] = total, low, m2
+    return total, low, False
+
+
 @jit
 def forward(
     x: Any,
@@ -119,16 +144,51 @@ def forward(
             size = min(CHUNK, n - chunk * CHUNK)
             mean, m2 = merge(mean, m2, float(chunk * CHUNK), mean_b, m2_b, float(size))
         start = read(x, at[0], np.float64) if center else 0.0
-        total = start + mean
-        low = (start - total) + mean
-        if real.itemsize == 4 and loses_digits(total, m2, n, center):
-            todo[k] = 1
+        mean, low, waits = _finished(start, mean, m2, n, k, center, moments, todo, real)
+        if waits:
             marked += 1
+        else:
+            centre = _centre(mean, low, scale_of(m2 * share, 1.0, eps), real)
+            _apply_set(x, None, y, w, b, geo, at, 0, geo[2, APPLY_ROWS], centre, centre)
+    fence()
+    return marked
+
+
+@jit
+def forward_short(
+    x: Any,
+    y: Any,
+    w: Any,
+    b: Any,
+    moments: Any,
+    todo: Any,
+    geo: Any,
+    share: float,
+    eps: float,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> Any:
+    """`forward` where every set is one run and one block: the same bits. Layer norm of 64 x 64 takes 2.2 us so, 2.9 there."""
+    on_its_own()
+    n, center, marked, kind = geo[1, ROWS], geo[1, CENTER] != 0, 0, real.dtype.type
+    vary, stream = geo[geo[0, REDUCED + 1] - 1, W] != 0, geo[2, STREAM] != 0
+    first, last = tiles_of(geo, begin, end)
+    for k in range(first, last):
+        if real.itemsize == 8 and skipped(todo, k, real):
             continue
-        if moments.shape[1] > 0:
-            moments[MEAN, k], moments[MEAN_LOW, k], moments[M2, k] = total, low, m2
-        centre = _centre(total, low, scale_of(m2 * share, 1.0, eps), real)
-        _apply_set(x, None, y, w, b, geo, at, 0, geo[2, APPLY_ROWS], centre, centre)
+        at = set_origin(geo, k)
+        pivot = read(x, at[0], kind) if center else kind(0)
+        start = np.float64(pivot)
+        s, q, part, pivot = _block_sums(x, at[0], n, pivot, True, center, kind)
+        mean, m2 = about_pivot(s, q, part, pivot, start) if center else (0.0, np.float64(q))
+        mean, low, waits = _finished(start, mean, m2, n, k, center, moments, todo, real)
+        if waits:
+            marked += 1
+        else:
+            centre = _centre(mean, low, scale_of(m2 * share, 1.0, eps), real)
+            apply_run(x, at[0], None, 0, y, at[1], n, centre, (w, b), (at[2], at[3]), centre, vary, stream)
     fence()
     return marked
 

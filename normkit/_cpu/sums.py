@@ -194,8 +194,10 @@ def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
 
     A kernel in float32 leaves such sets alone and marks them in `todo`; the same kernel in float64, given `todo`, does those.
     """
+    if TINY_VARIANCE * n <= m2 < np.inf:
+        return not abs(mean) <= HUGE
     constant = center and m2 == 0 and (n == 1 or abs(mean) >= STILL)
-    return not (abs(mean) <= HUGE and (constant or TINY_VARIANCE * n <= m2 < np.inf))
+    return not (constant and abs(mean) <= HUGE)
 
 
 @jit_inline

@@ -131,11 +131,12 @@ def _layer_is_safe() -> bool:
     return numba.threading_layer() in _SAFE_LAYERS
 
 
-def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...], tasks: int) -> Any:
-    """Run tasks [0, tasks) on this thread or on all of them: the same machine code, so the same bits."""
-    if tasks > 1 and elements >= PARALLEL_ELEMENTS and may_run_parallel():
-        return _spread(parallel, (_address(serial, arguments), *arguments, tasks))
-    return serial(*arguments, 0, tasks)
+def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...]) -> Any:
+    """Run tasks [0, tasks), the last two arguments, on this thread or on all of them: the same machine code and bits."""
+    if elements >= PARALLEL_ELEMENTS and arguments[-1] > 1 and may_run_parallel():
+        *first, _, tasks = arguments
+        return _spread(parallel, (_address(serial, first), *first, tasks))
+    return serial(*arguments)
 
 
 def _spread(parallel: Any, arguments: tuple[Any, ...]) -> Any:
@@ -161,7 +162,7 @@ def _kind_of_array(array: Any) -> Any:
     return array.dtype, array.ndim, array.flags.num
 
 
-def _address(kernel: Any, arguments: tuple[Any, ...]) -> int:
+def _address(kernel: Any, arguments: list[Any]) -> int:
     """Where the machine code of a kernel for such arguments is."""
     key = (kernel, *map(_kind, arguments))
     if key not in _addresses:
