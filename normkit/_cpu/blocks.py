@@ -7,7 +7,7 @@ from typing import Any
 from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
-from .lanes import ALONG, TABLE, accumulate, add_run, flush
+from .lanes import ALONG, TABLE, accumulate, add_run
 from .threads import jit_inline, jit_part
 from .vectors import copy_run, fill, out_of_line, release, scratch
 
@@ -59,12 +59,12 @@ def _sum_strip(
     steps = (partials * x_step, 0, partials * w_step, partials * dy_step)
     whole, rest, ahead = m // partials, m % partials, width if geo[1, ROWS] <= _SHORT else 0
     even = i % partials == 0
-    if places is None:
+    if places is None and partials > 1:
         even &= x_step == width
         if dy is not None:
             even &= dy_step == width and (mode == TABLE or w_step == (width if mode == ALONG else 0))
     if even:  # positions follow one another: `partials` of them are one row, and the last row is shorter
-        for part in range(2):
+        for part in range(0 if rest > 0 else 1, 2):
             columns = (rest * width, partials * width) if part else (0, rest * width)
             accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own, ahead)
         return
@@ -78,10 +78,10 @@ def _sum_strips(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
     """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first."""
-    done, strip = 0, STRIP_ROWS * PARTIALS
+    done, strip = 0, STRIP_ROWS * partials
     while done < m:
-        stop = min(m, done + strip)
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
+        stop = m if left >= m - done else min(m, done + max(strip, left - left % strip))
         apart, length = left < stop - done, partials * width
         for k in range(2 if apart else 0):
             copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)
@@ -93,7 +93,7 @@ def _sum_strips(
             if done < stop:
                 here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
         for k in range(2 if apart else 0):
-            flush(work[BUFFER + k], work[TOTAL + k], length)
+            add_run(work[BUFFER + k], 0, work[TOTAL + k], 0, length)
 
 
 @jit_part
@@ -124,5 +124,5 @@ def sum_block(
         release(places)
     while partials > 1:  # a tree, the same for every width
         partials //= 2
-        add_run(work[TOTAL], partials * width)
-        add_run(work[TOTAL_OF_PRODUCTS], partials * width)
+        for row in (TOTAL, TOTAL_OF_PRODUCTS):
+            add_run(work[row], partials * width, work[row], 0, partials * width)

@@ -5,7 +5,7 @@ from .geometry import ROW as ROW
 # `work`, the buffers of a task in the accumulator's dtype, WORK_ROWS x ROW: first the numbers that go with an element ...
 HIGH, LOW, RSTD, WEIGHT, BIAS = range(5)  # of the norm: the centre in two parts, the scale, the affine
 SHIFT, SLOPE, GAIN = range(4, 7)  # and of its gradient, after WEIGHT
-PIVOT = HIGH  # of the statistics
+PIVOT, SET_PIVOT = HIGH, LOW  # of the statistics: of a lane, and of the sets one by one
 # ... then the two sums and what means are relative to; a pass that writes results needs them no longer ...
 TOTAL, TOTAL_OF_PRODUCTS, ORIGIN = range(4, 7)
 BUFFER, BUFFER_DY = 7, 8  # ... and strided data in line.

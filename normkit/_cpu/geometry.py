@@ -29,7 +29,6 @@ HEADER = 4
 # A lane of a tile is summed in PARTIALS partial sums, of STRIP_ROWS elements at a time, and these added up BLOCK_STRIPS at a
 # time: 16 roundings in a row at most, not 64.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
-TILE_BLOCK = PARTIALS * STRIP_ROWS * BLOCK_STRIPS  # positions of a tile summed in one go
 ROW = PARTIALS * TILE_WIDTH  # elements of a buffer row: PARTIALS positions of a tile or more
 HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block

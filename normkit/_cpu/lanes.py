@@ -64,10 +64,11 @@ class _Operand:
             vector = self.builder.insert_element(vector, value, ir.IntType(32)(k))
         return vector
 
-    def prefetch(self, row: ir.Value, column: ir.Value, count: int, rows: ir.Value, ahead: ir.Value) -> None:
+    def prefetch(self, row: ir.Value, column: ir.Value, count: int, ahead: ir.Value) -> None:
         """Ask for the columns of the same row of the next strip, or those `ahead` in this row."""
         builder = self.builder
-        strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), builder.mul(rows, self.step), ahead)
+        next_strip = builder.mul(self.step, self.step.type(STRIP_ROWS))
+        strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), next_strip, ahead)
         line = self.array.at(self.start, builder.mul(row, self.step), strip)
         for k in range(0, count, CACHE_LINE // line.size):
             line.prefetch(self.builder.add(column, column.type(k)), write=0)
@@ -96,6 +97,8 @@ def accumulate(
     ahead: Any,
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
+
+    Each STRIP_ROWS rows are summed first, and then added.
 
     at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
@@ -137,10 +140,11 @@ def accumulate(
         def sum_columns(kind: int, column: ir.Value, count: int, mask: Mask = None) -> None:
             still = [part.load(column, count) for part in numbers]
             zero = splat(builder, ir.Constant(wide, 0.0), count)
-            sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
-            for slot in sums:
-                builder.store(zero, slot)
-            with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
+            sums, strip = ([cgutils.alloca_once(builder, zero.type) for _ in totals] for _ in range(2))
+            for total, slot in zip(totals, sums, strict=True):
+                builder.store(total.load(column, count, mask), slot)
+
+            def add_row(row: ir.Value) -> None:
                 moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in movers]
                 own = still
                 if kind != TABLE:
@@ -148,14 +152,24 @@ def accumulate(
                 values = [source.load(row, column, count, mask) for source in sources]
                 if offsets is None:
                     for source in sources:
-                        source.prefetch(row, column, count, args[5], args[12])
-                for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
+                        source.prefetch(row, column, count, args[12])
+                for slot, term in zip(strip, terms_of(builder, values, own), strict=True):
                     builder.store(builder.fadd(builder.load(slot), term), slot)
                 if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
                     with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
                         collect(row, values, still, mask)
+
+            with cgutils.for_range_slice(builder, intp(0), args[5], intp(STRIP_ROWS), intp) as (start, _):
+                for slot in strip:
+                    builder.store(zero, slot)
+                end = builder.add(start, intp(STRIP_ROWS))
+                stop = builder.select(builder.icmp_signed("<", end, args[5]), end, args[5])
+                with cgutils.for_range_slice(builder, start, stop, intp(1), intp) as (row, _):
+                    add_row(row)
+                for slot, part in zip(sums, strip, strict=True):
+                    builder.store(builder.fadd(builder.load(slot), builder.load(part)), slot)
             for total, slot in zip(totals, sums, strict=True):
-                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)), mask=mask)
+                total.store(column, builder.load(slot), mask=mask)
 
         def sum_all(kind: int) -> None:
             sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]
@@ -194,39 +208,75 @@ def _numbers_per_element(sources: Sequence[Any]) -> int:
 
 
 @primitive
-def flush(typingctx: Any, s: Any, total: Any, m: Any) -> Any:
-    """total[j] += s[j], then s[j] = 0, for j in [0, m); total may be the wider of the two."""
+def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
+    """to[p + j] += a[o + j] for j in [0, m); `to` may be the wider of the two."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[1].dtype)
-        sums, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+        wide = context.get_value_type(sig.args[2].dtype)
+        parts, totals = (Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in (0, 2))
 
         def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            totals.store(j, builder.fadd(totals.load(j, count, mask), sums.load(j, count, mask)), mask=mask)
-            sums.store(j, splat(builder, ir.Constant(wide, 0.0), count), mask=mask)
+            totals.store(j, builder.fadd(totals.load(j, count, mask), parts.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, to, types.intp, types.intp), codegen
+
+
+@primitive
+def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
+    """a[j] *= by[j] for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[0].dtype)
+        values, factors = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            values.store(j, builder.fmul(values.load(j, count, mask), factors.load(j, count, mask)), mask=mask)
 
         loop(builder, args[2], emit)
         return context.get_dummy_value()
 
-    return types.void(s, total, types.intp), codegen
+    return types.void(a, by, types.intp), codegen
 
 
 @primitive
-def add_run(typingctx: Any, a: Any, m: Any) -> Any:
-    """a[j] += a[m + j] for j in [0, m)."""
+def fold_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
+    """a[k] = the sum of a[k * lanes : (k + 1) * lanes] for k in [0, sets): vectors of them are added up, then their lanes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[0].dtype)
-        low = Elements(context, builder, sig.args[0], args[0], wide)
-        high = low.at(args[1])
+        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        slot = cgutils.alloca_once(builder, ir.VectorType(wide, STEP))
+        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (k, _):
+            own = values.at(builder.mul(k, args[2]))
+            builder.store(splat(builder, ir.Constant(wide, 0.0), STEP), slot)
 
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            low.store(j, builder.fadd(low.load(j, count, mask), high.load(j, count, mask)), mask=mask)
+            def emit(j: ir.Value, count: int, mask: Mask) -> None:
+                builder.store(builder.fadd(builder.load(slot), own.load(j, count, mask)), slot)
 
-        loop(builder, args[1], emit)
+            loop(builder, args[2], emit)
+            values.store(k, _fold(builder, builder.load(slot)))
         return context.get_dummy_value()
 
-    return types.void(a, types.intp), codegen
+    return types.void(a, types.intp, types.intp), codegen
+
+
+@primitive
+def spread_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
+    """a[k * lanes : (k + 1) * lanes] = a[k] for k in [0, sets), the last one first."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (back, _):
+            k = builder.sub(builder.sub(args[1], back), intp(1))
+            number, own = values.load(k, 1), values.at(builder.mul(k, args[2]))
+            loop(builder, args[2], lambda j, count, mask: own.store(j, splat(builder, number, count), mask=mask))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), codegen
 
 
 def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:

@@ -96,12 +96,12 @@ def flat_for(like: Array) -> Flatten:
 
     It may be written to, as far as Numba knows: of what may and what may not it would make kernels each.
     """
-    order = tuple(sorted(range(like.ndim), key=lambda axis: (-abs(like.strides[axis]), axis)))
     dtype = _TAGGED.get(name_of(like.dtype), np.dtype(np.uint8) if like.dtype.kind == "b" else like.dtype)
-    straight = like.flags.c_contiguous
-    dense, stored = straight or like.transpose(order).flags.c_contiguous, dtype == like.dtype
+    straight, stored = like.flags.c_contiguous, dtype == like.dtype
     if straight and stored and like.flags.writeable:
         return np.ndarray.ravel  # most calls, and the least time
+    order = tuple(sorted(range(like.ndim), key=lambda axis: (-abs(like.strides[axis]), axis)))
+    dense = straight or like.transpose(order).flags.c_contiguous
 
     def flat(array: Array) -> Array:
         line = array.ravel() if straight else array.transpose(order).reshape(-1) if dense else _extent(array)

@@ -14,7 +14,7 @@ from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import position, set_origin, tiles_of
-from .lanes import ALONG, flush, sum_run
+from .lanes import ALONG, add_run, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
 from .threads import jit, jit_inline
@@ -298,7 +298,8 @@ def backward(
                 _apply_set(x, dy, dx, w, None, geo, at, 0, geo[2, APPLY_ROWS], centre, rest)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 for row in range(2 if width > 0 else 0):
-                    flush(collected[row], totals[task, row], width)
+                    add_run(collected[row], 0, totals[task, row], 0, width)
+                    fill(collected[row], width, kind(0))
     release(collected)
     fence()
     return 0

@@ -30,8 +30,9 @@ from .buffers import (
 )
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, gather, position
+from .lanes import spread_lanes
 from .threads import jit_inline, jit_part
-from .vectors import beside, copy_run, out_of_line, write
+from .vectors import beside, copy_run, on_its_own, out_of_line, write
 
 scale_of = jit_inline(_scale_of)
 
@@ -51,17 +52,22 @@ def wild(mean: float, rstd: float) -> Any:
 @jit_part
 def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
     """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
-    out_of_line()
-    for k in range(first, first + count):
+    on_its_own()
+    for j in range(count):
+        k = first + j
         mean = sets[MEAN, k]
-        for j in range((k - first) * lanes, (k - first + 1) * lanes):
-            work[HIGH, j] = mean
-            work[LOW, j] = (mean - np.float64(work[HIGH, j])) + sets[MEAN_LOW, k]
-            work[RSTD, j] = sets[SET_RSTD, k]
-            if gradient:
-                work[SHIFT, j] = sets[SET_SHIFT, k]
-                work[SLOPE, j] = sets[SET_SLOPE, k]
-                work[GAIN, j] = sets[SET_GAIN, k]
+        work[HIGH, j] = mean
+        work[LOW, j] = (mean - np.float64(work[HIGH, j])) + sets[MEAN_LOW, k]
+        work[RSTD, j] = sets[SET_RSTD, k]
+        if gradient:
+            work[SHIFT, j] = sets[SET_SHIFT, k]
+            work[SLOPE, j] = sets[SET_SLOPE, k]
+            work[GAIN, j] = sets[SET_GAIN, k]
+    if lanes > 1:
+        for row in range(RSTD + 1):
+            spread_lanes(work[row], count, lanes)
+        for row in range(SHIFT, GAIN + 1 if gradient else SHIFT):
+            spread_lanes(work[row], count, lanes)
 
 
 @jit_part

@@ -12,10 +12,12 @@ import numpy as np
 
 from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
-from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
-from .geometry import CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, TILE_BLOCK, W, X
+from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
+from .indexing import gather
+from .lanes import add_run, fold_lanes, multiply_run, spread_lanes
 from .threads import jit_inline, jit_part
-from .vectors import on_its_own, out_of_line, read
+from .vectors import copy_run, on_its_own, out_of_line, read
 
 
 @jit_inline
@@ -34,6 +36,25 @@ def about_pivot(s: Any, q: Any, share: float, pivot: Any, origin: float) -> Any:
     total = np.float64(s)
     m2 = np.float64(q) - total * (total * share)
     return (np.float64(pivot) - origin) + total * share, 0.0 if m2 < 0 else m2
+
+
+@jit_inline
+def _partials(lanes: int) -> int:
+    """Partial sums of a lane: a set of many lanes has as many sums already."""
+    return max(1, PARTIALS // lanes)
+
+
+@jit_inline
+def _collect(work: Any, geo: Any, o: int, count: int, own: Any) -> None:
+    """Add the sums of every lane to those of its element of the weight, the first at o."""
+    lanes, step, lane_step = geo[LANE, SIZE], geo[geo[0, KEPT + 1] - 1, W], geo[LANE, W]
+    for row in range(2):
+        if (count == 1 or step == lanes) and (lanes == 1 or lane_step == 1):
+            add_run(work[TOTAL + row], 0, own[row], o, count * lanes)
+        else:
+            for k in range(count):
+                for r in range(lanes):
+                    own[row, o + k * step + r * lane_step] += np.float64(work[TOTAL + row, k * lanes + r])
 
 
 @jit_part
@@ -55,137 +76,121 @@ def chunk_products(
     own: 2 x n for sums of dy and dy * x_hat for each element of the weight, or 2 x 0.
     """
     out_of_line()
-    lanes, kept, still = geo[LANE, SIZE], geo[0, KEPT + 1] - 1, geo[1, MOVES] == 0
-    last = min(geo[1, ROWS], (chunk + 1) * CHUNK)
+    lanes, still = geo[LANE, SIZE], geo[1, MOVES] == 0
+    partials = _partials(lanes)
+    last, block = min(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
-    for i in range(chunk * CHUNK, last, TILE_BLOCK):
-        sum_block(x, dy, moving, geo, at, i, min(TILE_BLOCK, last - i), count, PARTIALS, work, apart, own)
-        for k in range(count):
-            for r in range(lanes):
-                s, q = np.float64(work[TOTAL, k * lanes + r]), np.float64(work[TOTAL_OF_PRODUCTS, k * lanes + r])
-                weight = np.float64(work[WEIGHT, k * lanes + r]) if still and len(moving) == 1 else 1.0
-                sums[0, k] += s * weight
-                sums[1, k] += q * weight
-                if still and own.shape[1] > 0:
-                    o = at[2] + k * geo[kept, W] + r * geo[LANE, W]
-                    own[0, o] += s
-                    own[1, o] += q
+    for i in range(chunk * CHUNK, last, block):
+        sum_block(x, dy, moving, geo, at, i, min(block, last - i), count, partials, work, apart, own)
+        if still and own.shape[1] > 0:
+            _collect(work, geo, at[2], count, own)
+        for row in range(2):
+            total = work[TOTAL + row]
+            if still and len(moving) == 1:
+                multiply_run(total, work[WEIGHT], count * lanes)
+            if lanes > 1:
+                fold_lanes(total, count, lanes)
+            add_run(total, 0, sums[row], 0, count)
 
 
 @jit_inline
-def cancels(s: Any, q: Any, m: int) -> Any:
+def cancels(s: Any, q: Any, n: int) -> Any:
     """Whether the sums about a pivot lost more than a bit to its distance from the mean."""
     total = np.float64(s)
-    return total * total > 0.5 * m * np.float64(q)
+    return total * total > 0.5 * n * np.float64(q)
 
 
 @jit_inline
 def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
-    """The first element of its set, for every lane."""
-    lanes, step = geo[LANE, SIZE], geo[geo[0, KEPT + 1] - 1, X]
-    for k in range(count):
-        first = read(x, o + k * step, to.dtype.type)
-        for j in range(k * lanes, (k + 1) * lanes):
-            to[j] = first
+    """The first element of every set."""
+    gather(x, o, 1, 0, count, geo[geo[0, KEPT + 1] - 1, X], 1, 0, to)
 
 
-@jit_inline
-def _set_pivots(work: Any, mean: Any, width: int) -> None:
+@jit_part
+def _set_pivots(work: Any, mean: Any, count: int) -> None:
     """Pivots at the means so far."""
-    for j in range(width):
-        work[PIVOT, j] = np.float64(work[ORIGIN, j]) + mean[j]
+    on_its_own()
+    for k in range(count):
+        work[SET_PIVOT, k] = np.float64(work[ORIGIN, k]) + mean[k]
 
 
 @jit_inline
-def _move_pivots(work: Any, width: int, m: int) -> Any:
+def _move_pivots(work: Any, count: int, n: int) -> Any:
     """Pivots that lie too far off moved to the mean of the block they were for. Returns whether there were any."""
     moved = False
-    for j in range(width):
-        if cancels(work[TOTAL, j], work[TOTAL_OF_PRODUCTS, j], m):
-            work[PIVOT, j] = np.float64(work[PIVOT, j]) + np.float64(work[TOTAL, j]) / m
+    for k in range(count):
+        if cancels(work[TOTAL, k], work[TOTAL_OF_PRODUCTS, k], n):
+            work[SET_PIVOT, k] = np.float64(work[SET_PIVOT, k]) + np.float64(work[TOTAL, k]) / n
             moved = True
     return moved
 
 
 @jit_part
-def _merge_block(work: Any, mean: Any, m2: Any, width: int, n: float, m: int) -> None:
-    """The moments of a block of m positions merged with those of the n before it."""
+def _merge_block(work: Any, mean: Any, m2: Any, count: int, n: float, n_b: float) -> None:
+    """The moments of blocks of n_b elements merged with those of the n before them."""
     on_its_own()
-    share = m / (n + m)
-    for j in range(width):
-        total, pivot = np.float64(work[TOTAL, j]), np.float64(work[PIVOT, j])
-        mean_b = (pivot - np.float64(work[ORIGIN, j])) + total / m
-        m2_b = max(0.0, np.float64(work[TOTAL_OF_PRODUCTS, j]) - total * total / m)
-        delta = mean_b - mean[j]
-        m2[j] = m2[j] + (m2_b + delta * delta * (n * share)) if n > 0 else m2_b
-        mean[j] = mean[j] + delta * share if n > 0 else mean_b
+    share = n_b / (n + n_b)
+    for k in range(count):
+        total, pivot = np.float64(work[TOTAL, k]), np.float64(work[SET_PIVOT, k])
+        mean_b = (pivot - np.float64(work[ORIGIN, k])) + total / n_b
+        m2_b = max(0.0, np.float64(work[TOTAL_OF_PRODUCTS, k]) - total * total / n_b)
+        delta = mean_b - mean[k]
+        m2[k] = m2[k] + (m2_b + delta * delta * (n * share)) if n > 0 else m2_b
+        mean[k] = mean[k] + delta * share if n > 0 else mean_b
 
 
 @jit_part
-def _sum_chunk(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> Any:
-    """Mean (relative to the set's first element) and M2 of each lane's part of a chunk; returns its positions.
+def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> float:
+    """Mean (relative to the set's first element) and M2 of a chunk of `count` sets; returns its elements per set.
 
     Each block is summed about a pivot near its mean: the first block about the mean of its first positions, or if that turns
     out to cancel, once more about its own; every other about the mean of what came before it. That is at least as many
     elements, so cancellation costs a factor of 3 at most, whatever the data: n_b (pivot - mean_b)^2 <= 2 M2 of both together.
     """
-    on_its_own()
-    width = count * geo[LANE, SIZE]
-    first, last = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
-    for j in range(width):
-        mean[j], m2[j], work[PIVOT, j] = 0.0, 0.0, 0.0
-    if not geo[1, CENTER]:
-        for i in range(first, last, TILE_BLOCK):
-            sum_block(x, None, None, geo, at, i, min(TILE_BLOCK, last - i), count, PARTIALS, work, apart, None)
-            for j in range(width):
-                m2[j] += work[TOTAL_OF_PRODUCTS, j]
-        return last - first
-    _first_elements(x, geo, at[0], count, work[ORIGIN])
-    i, m = first, min(HEAD, last - first)
-    phase = 0  # the head; the first block; once more, if its pivot was far off; the other blocks
+    out_of_line()
+    lanes, center = geo[LANE, SIZE], geo[1, CENTER] != 0
+    partials = _partials(lanes)
+    first, last, block = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    for k in range(count):
+        mean[k], m2[k], work[ORIGIN, k] = 0.0, 0.0, 0.0
+    if center:
+        _first_elements(x, geo, at[0], count, work[ORIGIN])
+    i, m = first, min(block, last - first)
+    phase = 3  # the head; the first block; once more, if its pivot was far off; the other blocks
+    if center:
+        phase, m = 0, min(max(1, HEAD // lanes), last - first)
     while i < last:
         if phase != 2:
-            _set_pivots(work, mean, width)
-        sum_block(x, None, None, geo, at, i, m, count, 1 if phase == 0 else PARTIALS, work, apart, None)
+            _set_pivots(work, mean, count)
+        copy_run(work[SET_PIVOT], 0, count, work[PIVOT], 0)
+        if lanes > 1:
+            spread_lanes(work[PIVOT], count, lanes)
+        sum_block(x, None, None, geo, at, i, m, count, 1 if phase == 0 else partials, work, apart, None)
+        if lanes > 1:
+            fold_lanes(work[TOTAL], count, lanes)
+            fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
         if phase == 0:
-            for j in range(width):
-                mean[j] = np.float64(work[TOTAL, j]) / m
-            phase, m = 1, min(TILE_BLOCK, last - i)
-        elif phase == 1 and _move_pivots(work, width, m):
+            for k in range(count):
+                mean[k] = np.float64(work[TOTAL, k]) / (m * lanes)
+            phase, m = 1, min(block, last - i)
+        elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
+        elif not center:
+            add_run(work[TOTAL_OF_PRODUCTS], 0, m2, 0, count)
+            i += m
+            m = min(block, last - i)
         else:
             if i == first:  # near the mean, whatever the first element is
-                for j in range(width):
-                    work[ORIGIN, j] = work[PIVOT, j]
-            _merge_block(work, mean, m2, width, i - first, m)
+                copy_run(work[SET_PIVOT], 0, count, work[ORIGIN], 0)
+            _merge_block(work, mean, m2, count, (i - first) * lanes, m * lanes)
             i += m
-            phase, m = 3, min(TILE_BLOCK, last - i)
-    _first_elements(x, geo, at[0], count, work[PIVOT])
-    for j in range(width):
-        mean[j] = (np.float64(work[ORIGIN, j]) - np.float64(work[PIVOT, j])) + mean[j]
-    return last - first
-
-
-@jit_part
-def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> float:
-    """As `_sum_chunk`, with the lanes of a set merged. Returns the elements per set."""
-    out_of_line()
-    lanes = geo[LANE, SIZE]
-    positions = _sum_chunk(x, geo, at, chunk, count, work, mean, m2, apart)
-    if lanes > 1:
+            phase, m = 3, min(block, last - i)
+    if center:
+        _first_elements(x, geo, at[0], count, work[PIVOT])
         for k in range(count):
-            part, centre, squares = mean[k * lanes : (k + 1) * lanes], mean[k * lanes], 0.0
-            for _ in range(2):  # the second time takes out the roundings of the first
-                total = 0.0
-                for r in range(lanes):
-                    total += part[r] - centre
-                centre += total / lanes
-            for r in range(lanes):
-                off = part[r] - centre
-                squares += m2[k * lanes + r] + positions * (off * off)
-            mean[k], m2[k] = centre, squares  # k <= k * lanes: the parts ahead are still whole
-    return float(positions * lanes)
+            mean[k] = (np.float64(work[ORIGIN, k]) - np.float64(work[PIVOT, k])) + mean[k]
+    return float((last - first) * lanes)
 
 
 @jit_inline
