@@ -18,8 +18,10 @@ Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
 # Lanes of a tile: a whole row of neighbouring sets if it has at most TILE_WIDTH, since memory is then read in line (layer norm
 # of channels-last (64, 768, 197) takes 2.6 ms in tiles of 208, 4.5 of 112, 5.7 of 64), else about SOME_LANES, 512 bytes of
-# float32 (layer norm over the channels of (16, 96, 56, 56): 2.0 ms in tiles of 128, 2.6 of 64, 4.9 of 256).
-TILE_WIDTH, SOME_LANES = 256, 128
+# float32 (layer norm over the channels of (16, 96, 56, 56): 2.0 ms in tiles of 128, 2.6 of 64, 4.9 of 256). Sets of MANY_LANES
+# take fewer partial sums each, and so as much memory in rows twice as wide (group norm of channels-last (32, 512, 7, 7) on one
+# thread: 0.31 ms in tiles of 512, 0.41 of 128).
+TILE_WIDTH, SOME_LANES, MANY_LANES = 256, 128, 8
 _VECTOR = 16  # lanes
 # A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
 # channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16. Where the segments follow one another, and
@@ -137,7 +139,7 @@ def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Stride
 
 def _width(sets: int, lanes: int) -> int:
     """How many sets of `lanes` lanes a tile has: all, or an even share of them in whole vectors."""
-    if sets * lanes <= TILE_WIDTH:
+    if sets * lanes <= (2 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
         return sets
     share = ceil_div(sets, ceil_div(sets * lanes, SOME_LANES))
     vector = max(1, _VECTOR // lanes)

@@ -2,15 +2,20 @@
 
 Formats go by the names of `_dtypes`. float16 and bfloat16 need no arithmetic, only conversion. A processor that has no
 instruction for float16 reads and writes SOFT_HALF: the same format by integers. LLVM would call a function that is not there.
+One that has an instruction for bfloat16 writes FAST_BFLOAT16.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
+from numba.core import cgutils
 
 _FLOAT = ir.FloatType()
 _DOUBLE = ir.DoubleType()
+_CONVERTED = 16  # numbers that AVX512-BF16 rounds in one go
+_SUBNORMAL = 0x20  # for VFPCLASSPS
 SOFT_HALF = "float16 by integers"
+FAST_BFLOAT16 = "bfloat16 by instruction"
 _MEMORY = {"float32": _FLOAT, "float64": _DOUBLE}
 
 
@@ -34,7 +39,7 @@ def _constant(kind: ir.Type, value: int) -> ir.Constant:
 def decode(builder: ir.IRBuilder, value: ir.Value, name: str, target: ir.Type) -> ir.Value:
     """An element as loaded -> the accumulator type `target` (float or double)."""
     wide = _lift(target, value)
-    if name == "bfloat16":  # the upper half of a float32
+    if name in ("bfloat16", FAST_BFLOAT16):  # the upper half of a float32
         i32 = _lift(ir.IntType(32), value)
         bits = builder.shl(builder.zext(value, i32), _constant(i32, 16))
         value = builder.bitcast(bits, _lift(_FLOAT, value))
@@ -61,12 +66,41 @@ def encode(builder: ir.IRBuilder, value: ir.Value, name: str) -> ir.Value:
     bits = builder.bitcast(value, i32)
     if name == SOFT_HALF:
         return builder.trunc(_to_half(builder, bits), i16)
+    if name == FAST_BFLOAT16 and isinstance(i16, ir.VectorType) and i16.count == _CONVERTED:
+        return _convert_to_bfloat16(builder, value, bits)
+    return _to_bfloat16(builder, value, bits)
+
+
+def _convert_to_bfloat16(builder: ir.IRBuilder, value: ir.Value, bits: ir.Value) -> ir.Value:
+    """As `_to_bfloat16`, by one instruction, which takes subnormal numbers for 0: where there is one, by integers after all.
+
+    LLVM's own conversion would leave that out. The results of instance norm of channels-last (8, 64, 256, 256), on one thread:
+    7.4 ms so, 13 by integers.
+    """
+    i16, lanes, flags = _lift(ir.IntType(16), value), ir.IntType(_CONVERTED), _lift(ir.IntType(1), value)
+    one, two = ir.FunctionType(i16, [value.type]), ir.FunctionType(flags, [value.type, ir.IntType(32)])
+    convert = cgutils.get_or_insert_function(builder.module, one, "llvm.x86.avx512bf16.cvtneps2bf16.512")
+    classify = cgutils.get_or_insert_function(builder.module, two, "llvm.x86.avx512.fpclass.ps.512")
+    converted, subnormal = builder.call(convert, [value]), builder.call(classify, [value, ir.IntType(32)(_SUBNORMAL)])
+    before = builder.block
+    with builder.if_then(builder.icmp_unsigned("!=", builder.bitcast(subnormal, lanes), lanes(0)), likely=False):
+        exact = _to_bfloat16(builder, value, bits)
+        inside = builder.block
+    result = builder.phi(i16)
+    result.add_incoming(converted, before)
+    result.add_incoming(exact, inside)
+    return result
+
+
+def _to_bfloat16(builder: ir.IRBuilder, value: ir.Value, bits: ir.Value) -> ir.Value:
+    """float32, and its bits, as those of a bfloat16, to nearest, ties to even."""
+    i32 = bits.type
     odd = builder.and_(builder.lshr(bits, _constant(i32, 16)), _constant(i32, 1))
     rounded = builder.add(bits, builder.add(odd, _constant(i32, 0x7FFF)))
     quiet_nan = builder.or_(bits, _constant(i32, 0x400000))  # rounding could carry a NaN over into infinity
     is_nan = builder.fcmp_unordered("uno", value, value)
     kept = builder.select(is_nan, quiet_nan, rounded)
-    return builder.trunc(builder.lshr(kept, _constant(i32, 16)), i16)
+    return builder.trunc(builder.lshr(kept, _constant(i32, 16)), _lift(ir.IntType(16), value))
 
 
 def _from_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:

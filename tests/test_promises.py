@@ -82,23 +82,26 @@ def test_every_pattern_of_16_bits(dtype, layout):
 
 
 @pytest.mark.parametrize("processor", ["this one", "generic"])
-def test_float16_on_processors_without_it(processor):
-    """Reading and rounding as NumPy does, every pattern and many between; on x86 "generic" knows no float16."""
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_16_bits_on_processors_with_instructions_for_them_or_not(half, processor):
+    """Reading and rounding as NumPy does, every pattern and many between; on x86 "generic" knows neither format."""
     run_code(
-        """
-import numpy as np, normkit as nk
+        f"""
+import ml_dtypes, numpy as np, normkit as nk
+half, digits = np.dtype(ml_dtypes.bfloat16 if {half!r} == "bfloat16" else "float16"), {8 if half == "bfloat16" else 11}
+np.seterr(all="ignore")
 known = nk.Moments(256, np.zeros((256, 1)), np.ones((256, 1)))
-halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+halves = np.arange(1 << 16, dtype=np.uint16).view(half).reshape(256, 256)
 assert np.array_equal(nk.normalize(halves, 1, moments=known, eps=0, dtype="float32"), halves.astype(np.float32), equal_nan=True)
 rng = np.random.default_rng(0)
 between = rng.integers(0, 1 << 32, (256, 1 << 10), dtype=np.uint32).view(np.float32)
-np.seterr(all="ignore")
-middle = halves.astype(np.float32) * np.float32(1 + 2.0**-11)
-near = np.concatenate([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9)), between], 1)
-for x in (near, near * np.float32(2.0**-12), near.astype(np.float64)):
+tiny = rng.integers(0, 1 << 24, (256, 1 << 8), dtype=np.uint32).view(np.float32)
+middle = halves.astype(np.float32) * np.float32(1 + 2.0**-digits)
+near = np.concatenate([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9)), between, tiny], 1)
+for x in (near, -near * np.float32(2.0**-12), near.astype(np.float64 if half == np.float16 else np.float32)):
     for y in (x, np.asfortranarray(x)):
-        rounded = nk.normalize(y, 1, moments=known, eps=0, dtype="float16")
-        assert np.array_equal(rounded, x.astype(np.float16), equal_nan=True)
+        rounded = nk.normalize(y, 1, moments=known, eps=0, dtype=half).astype(np.float32)
+        assert np.array_equal(rounded, x.astype(half).astype(np.float32), equal_nan=True)
 """,
         **({} if processor == "this one" else {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}),
     )

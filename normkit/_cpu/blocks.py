@@ -80,8 +80,8 @@ def _sum_strips(
     """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first."""
     done, strip = 0, STRIP_ROWS * partials
     while done < m:
+        stop = min(m, done + strip)
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
-        stop = m if left >= m - done else min(m, done + max(strip, left - left % strip))
         apart, length = left < stop - done, partials * width
         for k in range(2 if apart else 0):
             copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)

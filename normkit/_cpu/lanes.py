@@ -64,11 +64,10 @@ class _Operand:
             vector = self.builder.insert_element(vector, value, ir.IntType(32)(k))
         return vector
 
-    def prefetch(self, row: ir.Value, column: ir.Value, count: int, ahead: ir.Value) -> None:
+    def prefetch(self, row: ir.Value, column: ir.Value, count: int, rows: ir.Value, ahead: ir.Value) -> None:
         """Ask for the columns of the same row of the next strip, or those `ahead` in this row."""
         builder = self.builder
-        next_strip = builder.mul(self.step, self.step.type(STRIP_ROWS))
-        strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), next_strip, ahead)
+        strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), builder.mul(rows, self.step), ahead)
         line = self.array.at(self.start, builder.mul(row, self.step), strip)
         for k in range(0, count, CACHE_LINE // line.size):
             line.prefetch(self.builder.add(column, column.type(k)), write=0)
@@ -97,8 +96,6 @@ def accumulate(
     ahead: Any,
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
-
-    Each STRIP_ROWS rows are summed first, and then added.
 
     at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
@@ -140,11 +137,10 @@ def accumulate(
         def sum_columns(kind: int, column: ir.Value, count: int, mask: Mask = None) -> None:
             still = [part.load(column, count) for part in numbers]
             zero = splat(builder, ir.Constant(wide, 0.0), count)
-            sums, strip = ([cgutils.alloca_once(builder, zero.type) for _ in totals] for _ in range(2))
-            for total, slot in zip(totals, sums, strict=True):
-                builder.store(total.load(column, count, mask), slot)
-
-            def add_row(row: ir.Value) -> None:
+            sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
+            for slot in sums:
+                builder.store(zero, slot)
+            with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
                 moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in movers]
                 own = still
                 if kind != TABLE:
@@ -152,24 +148,14 @@ def accumulate(
                 values = [source.load(row, column, count, mask) for source in sources]
                 if offsets is None:
                     for source in sources:
-                        source.prefetch(row, column, count, args[12])
-                for slot, term in zip(strip, terms_of(builder, values, own), strict=True):
+                        source.prefetch(row, column, count, args[5], args[12])
+                for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
                     builder.store(builder.fadd(builder.load(slot), term), slot)
                 if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
                     with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
                         collect(row, values, still, mask)
-
-            with cgutils.for_range_slice(builder, intp(0), args[5], intp(STRIP_ROWS), intp) as (start, _):
-                for slot in strip:
-                    builder.store(zero, slot)
-                end = builder.add(start, intp(STRIP_ROWS))
-                stop = builder.select(builder.icmp_signed("<", end, args[5]), end, args[5])
-                with cgutils.for_range_slice(builder, start, stop, intp(1), intp) as (row, _):
-                    add_row(row)
-                for slot, part in zip(sums, strip, strict=True):
-                    builder.store(builder.fadd(builder.load(slot), builder.load(part)), slot)
             for total, slot in zip(totals, sums, strict=True):
-                total.store(column, builder.load(slot), mask=mask)
+                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)), mask=mask)
 
         def sum_all(kind: int) -> None:
             sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]

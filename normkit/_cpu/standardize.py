@@ -8,7 +8,7 @@ import numpy as np
 
 from .._formulas import HUGE, RSTD_LIMIT
 from .._formulas import scale_of as _scale_of
-from .affine import apply_lanes, apply_run
+from .affine import PERIOD_LENGTH, PERIODS, apply_lanes, apply_period, apply_run
 from .buffers import (
     BIAS,
     BUFFER,
@@ -28,7 +28,7 @@ from .buffers import (
     SLOPE,
     WEIGHT,
 )
-from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
+from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, TILE_WIDTH, B, W, X, Y
 from .indexing import advance, gather, position
 from .lanes import spread_lanes
 from .threads import jit_inline, jit_part
@@ -117,6 +117,15 @@ def _still(geo: Any, count: int, column: int) -> Any:
     return (count == 1 or step == 0) and (geo[1, APPLY_LANES] == 1 or along == 0)
 
 
+@jit_inline
+def _period(width: int) -> Any:
+    """The number of elements of whole positions that `apply_period` takes; 0 where there is none."""
+    for size in PERIODS:
+        if size % width == 0:
+            return size
+    return 0
+
+
 @jit_part
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
@@ -130,7 +139,13 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
     dense = inner[X] == width and inner[Y] == width
     if dy is not None:
         dense &= inner[DY] == width
-    together = min(ROW // width, max(1, m // 8)) if dense and not varies else 1
+    together, period = 1, 0
+    if dense and not varies:
+        period = _period(width) if m * width >= 4 * PERIOD_LENGTH else 0
+        if period > 0:
+            together = -(-PERIOD_LENGTH // width)
+        elif width <= TILE_WIDTH:
+            together = min(ROW // width, max(1, m // 8))
     splat = _still(geo, count, W)
     _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
@@ -139,12 +154,18 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         rows = BIAS + 1
         _lay_affine(b, geo, at[3], count, B, work[BIAS])
     for row in range(rows):
-        for copy in range(1, min(together, m)):
-            copy_run(work[row], 0, width, work[row], copy * width)
+        laid, wanted = width, together * width
+        while laid < wanted:
+            copy_run(work[row], 0, min(laid, wanted - laid), work[row], laid)
+            laid *= 2
     done = 0
     while done < m:
         here, left = position(geo, first, last, at, i + done)
         run = min(m - done, left)
+        if period > 0:
+            apply_period(x, dy, y, here, run * width, period, work, stream)
+            done += run
+            continue
         # positions in one go, and how many times: many side by side; or one after another, their weights with them or the same
         side, rows = (together, 1) if together > 1 else (1, run if splat or not varies else 1)
         for p in range(0, run, max(side, rows)):
