@@ -1,6 +1,7 @@
 """What speed rests on, without a clock: packed loops, few compilations, no temporaries, the short way for small calls."""
 
 import platform
+import sys
 import tracemalloc
 
 import numpy as np
@@ -138,3 +139,39 @@ def test_no_temporaries_on_many_threads(layout):
         tracemalloc.stop()
         sets = {nk.instance_norm: 64, nk.batch_norm: 16, nk.layer_norm: 4 * 16 * 160}[norm]
         assert peak < 100 * sets + 100_000 < x.nbytes
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
+def test_peak_memory(layout):
+    """The same of the whole process, with what the kernels take for themselves; a gradient takes dx, which is its result."""
+    code = f"""
+import gc, re, numpy as np, normkit as nk
+from tests.test_properties import LAYOUTS
+
+def resident(kind):
+    return int(re.search(kind + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+
+lie = LAYOUTS[{layout!r}]
+norms = {{nk.instance_norm: (), nk.batch_norm: (), nk.layer_norm: (), nk.group_norm: (8,)}}
+
+def grown(norm, shape, result):
+    x, dy, weight = lie(np.ones(shape, np.float32)), lie(np.ones(shape, np.float32)), np.ones(16, np.float32)
+    out = np.zeros_like(x)
+    out[...] = 1
+    affine = () if norm is nk.layer_norm else (weight, weight)
+    pullback = nk.vjp(norm, x, *norms[norm], *affine)[1]
+    gc.collect()
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = resident("VmRSS")
+    first = norm(x, *norms[norm], *affine, out=out) if result == "out" else pullback(dy)
+    return resident("VmHWM") - before, x.nbytes
+
+for norm in norms:
+    for result in ("out", "dx"):
+        grown(norm, (4, 16, 64, 80), result)  # compiles
+        print(norm.__name__, result, *grown(norm, (4, 16, 640, 800), result))
+"""
+    for line in run_python("-c", code).splitlines():
+        _, result, more, size = line.split()
+        assert int(more) < (int(size) if result == "dx" else 0) + (8 << 20), line
