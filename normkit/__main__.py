@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     bench = commands.add_parser("bench", help="this machine's table of speed")
     bench.add_argument("direction", nargs="?", choices=["forward", "backward"], default="forward")
     bench.add_argument("--dtype", default="float32", choices=["float16", "float32", "float64"])
-    bench.add_argument("--rounds", type=int, default=5)
+    bench.add_argument("--rounds", type=int, default=5, help="calls of a case, at least")
     bench.add_argument("--shrink", type=int, default=1, help="divide the large axes, for a quick look")
     bench.add_argument("--cases", nargs="+", metavar="CASE", help="some of the table, by name")
     bench.add_argument("--json", action="store_true", help="all medians, as JSON")

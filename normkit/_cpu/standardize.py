@@ -32,7 +32,7 @@ from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STRE
 from .indexing import advance, gather, position
 from .lanes import spread_lanes
 from .threads import jit_inline, jit_part
-from .vectors import beside, copy_run, on_its_own, out_of_line, write
+from .vectors import beside, copy_run, out_of_line, write
 
 scale_of = jit_inline(_scale_of)
 
@@ -52,7 +52,7 @@ def wild(mean: float, rstd: float) -> Any:
 @jit_part
 def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
     """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
-    on_its_own()
+    out_of_line()
     for j in range(count):
         k = first + j
         mean = sets[MEAN, k]
