@@ -101,12 +101,14 @@ def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[
 def _ready_for(problem: Problem, places: list[int], forward: Any) -> Any:
     """A norm for arguments of one form."""
     pick, run, emit, split = itemgetter(*places), forward.run, problem.x.emit, problem.split
-    dtype, wanted = _interop.result_dtype(problem.tail.dtype, problem.x.array), problem.tail.return_moments
+    like, wanted = problem.x.array, problem.tail.return_moments
+    dtype = _interop.result_dtype(problem.tail.dtype, like)
+    fresh = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous else None
 
     def ready(values: list[Any], kwargs: dict[str, Any]) -> Any:
         x, weight, bias, y = pick(values)
         if y is None:
-            y = np.empty_like(x, dtype)
+            y = np.empty_like(x, dtype) if fresh is None else fresh()
             result = emit(y)
         else:
             result = kwargs["out"]

@@ -51,7 +51,7 @@ def _forward_for(plan: Plan, takes: Any, share: float, eps: float, wide: bool, w
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
         own = np.empty((3, n_sets)) if want_moments else _NO_MOMENTS
-        todo = ALL if wide else np.zeros(n_sets, np.uint8)
+        todo = ALL if wide else np.zeros(n_sets, ALL.dtype)
         arrays = take_x(x), take_y(y), take_weight(weight), take_bias(bias), own, todo
         if threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *narrow)) and not wide:
             threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *again))
