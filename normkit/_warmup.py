@@ -10,7 +10,11 @@ import numpy as np
 NORMS = ("instance", "layer", "group", "batch", "rms")
 LAYOUTS = ("NC*", "N*C")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8")
-_SHAPES = ((2, 4, 6, 6), (4, 8, 1, 2304))  # short sets on one thread, and long ones on several
+_SHAPES = {
+    "small, on one thread": (2, 4, 6, 6),
+    "long sets, on several threads": (5, 12, 1, 2304),
+    "few sets, in pieces": (1, 4, 8, 5000),
+}
 
 
 def warmup(
@@ -56,7 +60,7 @@ def warmup(
     --------
     >>> import normkit as nk
     >>> nk.warmup(["layer"], gradients=False, layouts=["NC*"])
-    2
+    3
     """
     chosen = (_checked(norms, NORMS, "norms"), _checked(dtypes, DTYPES, "dtypes"), _checked(layouts, LAYOUTS, "layouts"))
     steps = dict(_steps(chosen, gradients))
@@ -78,9 +82,8 @@ def _steps(chosen: tuple[list[str], list[str], list[str]], gradients: bool) -> I
     for norm in norms:
         for dtype in dtypes:
             for layout in layouts:
-                for shape in _SHAPES:
-                    where = "on several threads" if shape is _SHAPES[1] else "on one thread"
-                    yield f"{norm} {dtype} {layout} {where}", _step(norm, dtype, layout, shape, gradients)
+                for kind, shape in _SHAPES.items():
+                    yield f"{norm} {dtype} {layout}: {kind}", _step(norm, dtype, layout, shape, gradients)
 
 
 def _step(norm: str, dtype: str, layout: str, shape: tuple[int, ...], gradients: bool) -> Callable[[], None]:

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import normkit as nk
 from normkit.bench import cases, table
 from tests.processes import run_python
+from tests.test_properties import LAYOUTS, images
 
 
 def test_info():
@@ -17,7 +19,7 @@ def test_info():
 
 def test_warmup_compiles_what_calls_need():
     text = run_python("-m", "normkit", "warmup", "--norms", "layer", "--layouts", "NC*", "--forward-only")
-    assert "2 kinds of calls are ready" in text
+    assert "3 kinds of calls are ready" in text
     from numba.core import event
 
     with event.install_recorder("numba:compile") as compiled:
@@ -26,6 +28,29 @@ def test_warmup_compiles_what_calls_need():
         before = len(compiled.buffer)
         nk.warmup(["layer"], layouts=["NC*"], gradients=False)
     assert len(compiled.buffer) == before
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_after_warmup_nothing_is_compiled(layout):
+    from numba.core import event
+
+    nk.warmup()
+    with event.install_recorder("numba:compile") as compiled:
+        for shape in ((3, 8, 5, 5), (3, 8, 40, 60), (2, 64, 128, 130), (1, 3, 600, 700), (16, 96, 56, 56)):
+            x = LAYOUTS[layout](images(shape=shape))
+            channels, last = np.ones(shape[1], np.float32), np.ones(shape[-1], np.float32)
+            groups = 3 if shape[1] == 3 else 4
+            for norm, args, affine in (
+                (nk.instance_norm, (), (channels, channels)),
+                (nk.batch_norm, (), (channels, channels)),
+                (nk.group_norm, (groups,), (channels, channels)),
+                (nk.layer_norm, (), (last, last)),
+                (nk.rms_norm, (), (last,)),
+            ):
+                norm(x, *args)
+                norm(x, *args, *affine, out=np.zeros_like(x))
+                nk.vjp(norm, x, *args, *affine)[1](x)
+    assert {each.data["dispatcher"].py_func.__qualname__ for _, each in compiled.buffer} == set()
 
 
 def test_info_where_there_is_no_threading_layer():

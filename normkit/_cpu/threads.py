@@ -12,13 +12,15 @@ from functools import lru_cache
 from typing import Any
 
 import numba
+import numpy as np
 
 from .._num_threads import limit
 from .._process import forked
 from .._trust import untrusted
 
-# Two threads win from here on: 32768 elements take 28 us on two threads and 30 on one, 65536 33 and 41 (2026-11).
-PARALLEL_ELEMENTS = 1 << 15
+# Two threads win from about here on. Instance norm of 32 x 32, us on one thread and on two (2026-11): 65536 elements 11 / 19,
+# 131072 25 / 28, 262144 53 / 40. Layer norm of 64: 65536 elements 31 / 34, 131072 62 / 50.
+PARALLEL_ELEMENTS = 1 << 17
 
 _SAFE_LAYERS = ("omp", "tbb")  # workqueue aborts the process when two threads launch at once
 _state: dict[str, bool] = {}
@@ -153,13 +155,9 @@ def _spread(parallel: Any, arguments: tuple[Any, ...]) -> Any:
 
 def _kind(argument: Any) -> Any:
     """All that decides the Numba type of an argument."""
-    if isinstance(argument, tuple):
-        return tuple(map(_kind, argument))
-    return type(argument) if argument is None or isinstance(argument, (int, float)) else _kind_of_array(argument)
-
-
-def _kind_of_array(array: Any) -> Any:
-    return array.dtype, array.ndim, array.flags.num
+    if isinstance(argument, np.ndarray):
+        return argument.dtype, argument.ndim, argument.flags.num
+    return tuple(map(_kind, argument)) if isinstance(argument, tuple) else type(argument)
 
 
 def _address(kernel: Any, arguments: list[Any]) -> int:
