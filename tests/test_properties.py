@@ -259,3 +259,18 @@ def test_duplicated_points():
     assert np.allclose(once.mean, twice.mean, atol=1e-15) and np.allclose(once.var, twice.var, rtol=1e-14)
     some = nk.moments(np.concatenate([points, points[:, :7]], 1), 1)
     assert np.all(abs(some.mean - once.mean) > 1e-6)
+
+
+@pytest.mark.parametrize("positions", [(5, 7), (21, 19)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 6, 12, 16, 24, 32, 48, 64, 80, 130, 300, 520])
+def test_channels_last_of_any_width(channels, positions):
+    """Rows of sets that fill registers once, in part or often, and what is left at the end."""
+    x, dy = (images(seed, (2, channels, *positions)) for seed in (0, 1))
+    weight, bias = np.random.default_rng(2).standard_normal((2, channels)).astype(np.float32)
+    lie, along = LAYOUTS["channels-last"], (slice(None), None, None)
+    y, pullback = nk.vjp(nk.instance_norm, lie(x), weight, bias)
+    plain = reference.normalize(x, (2, 3))
+    reference.assert_close(nk.instance_norm(lie(x)), plain)
+    assert np.allclose(y, (plain * weight[along] + bias[along]).astype(np.float32), rtol=1e-6, atol=2e-6)
+    dx, _, _ = reference.gradient(x, (2, 3), dy, np.broadcast_to(weight[along], x.shape))
+    assert np.allclose(pullback(lie(dy)).x, dx.astype(np.float32), rtol=1e-4, atol=1e-5)
