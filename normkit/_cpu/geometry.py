@@ -27,7 +27,7 @@ MODE = 5
 HEADER = 4
 
 # A lane of a tile is summed in PARTIALS partial sums, of STRIP_ROWS elements at a time, and these added up BLOCK_STRIPS at a
-# time: 16 roundings in a row at most, not 64.
+# time: 16 roundings in a row at most, not 64. A set of many lanes takes fewer partial sums, and fewer positions for HEAD.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 ROW = PARTIALS * TILE_WIDTH  # elements of a buffer row: PARTIALS positions of a tile or more
 HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose mean is the first pivot
