@@ -9,7 +9,7 @@ from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_R
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
 from .threads import jit_inline, jit_part
-from .vectors import copy_run, fill, out_of_line, release, scratch
+from .vectors import beside, copy_run, fill, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
 
@@ -115,13 +115,11 @@ def sum_block(
     _spread(work, rows, width, partials * width)
     for row in (TOTAL, TOTAL_OF_PRODUCTS):
         fill(work[row], partials * width, work.dtype.type(0))
-    if apart is None:
-        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, None, own)
-    else:
-        places = scratch(4, PARTIALS * TILE_WIDTH, geo)
+    places = scratch(4, PARTIALS * TILE_WIDTH, beside(apart, geo))
+    if apart is not None:
         _find_places(geo, count, partials, places)
-        _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, places, own)
-        release(places)
+    _sum_strips(x, dy, moving, geo, at, i, m, width, partials, work, places, own)
+    release(places)
     while partials > 1:  # a tree, the same for every width
         partials //= 2
         for row in (TOTAL, TOTAL_OF_PRODUCTS):

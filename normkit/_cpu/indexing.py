@@ -4,41 +4,93 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
+from .simd import Integers, primitive
 from .threads import jit_inline, jit_part
 from .vectors import copy_run, fill, out_of_line, read
 
+_FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
 
-@jit_inline
-def position(geo: Any, first: int, last: int, at: Any, index: int) -> Any:
+
+def _further(builder: ir.IRBuilder, geo: Integers, at: list[ir.Value], row: ir.Value, steps: ir.Value) -> list[ir.Value]:
+    """Offsets of the four operands, `steps` further along a segment."""
+    strides = (geo.at(row, at[0].type(column)) for column in (X, Y, W, B))
+    return [builder.add(o, builder.mul(steps, stride)) for o, stride in zip(at, strides, strict=True)]
+
+
+def _placed(
+    builder: ir.IRBuilder, geo: Integers, first: ir.Value, last: ir.Value, at: list[ir.Value], index: ir.Value
+) -> tuple[list[ir.Value], ir.Value]:
+    """Offsets `index` positions on from `at`, along segments [first, last), and what is left of the run.
+
+    In LLVM, as it is part of every kernel: in Python it has 100 steps, each of which takes 1 ms of a first call.
+    """
+    intp, inner = index.type, builder.sub(last, index.type(1))
+    run = geo.at(inner, intp(SIZE))
+    within, *offsets = (cgutils.alloca_once_value(builder, value) for value in (index, *at))
+    with builder.if_then(builder.icmp_signed(">=", index, run)):  # a division costs as much as a short set
+        outer = cgutils.alloca_once_value(builder, _divided(builder, index, run, within))
+        steps = cgutils.alloca_once(builder, intp)
+
+        def go(row: ir.Value, steps: ir.Value) -> None:
+            here = _further(builder, geo, [builder.load(slot) for slot in offsets], row, steps)
+            for slot, offset in zip(offsets, here, strict=True):
+                builder.store(offset, slot)
+
+        with cgutils.for_range_slice(builder, intp(1), builder.sub(inner, first), intp(1), intp) as (k, _):
+            row = builder.sub(inner, k)
+            builder.store(_divided(builder, builder.load(outer), geo.at(row, intp(SIZE)), steps), outer)
+            go(row, builder.load(steps))
+        go(first, builder.load(outer))
+    steps = builder.load(within)
+    return _further(builder, geo, [builder.load(slot) for slot in offsets], inner, steps), builder.sub(run, steps)
+
+
+def _divided(builder: ir.IRBuilder, number: ir.Value, by: ir.Value, remainder: ir.Value) -> ir.Value:
+    """The quotient of two numbers that are not negative; what remains goes to a slot."""
+    quotient = builder.udiv(number, by)
+    builder.store(builder.sub(number, builder.mul(quotient, by)), remainder)
+    return quotient
+
+
+@primitive
+def position(typingctx: Any, geo: Any, first: Any, last: Any, at: Any, index: Any) -> Any:
     """Offsets of all operands `index` positions on from `at`, along segments [first, last); and what is left of the run."""
-    left = geo[last - 1, SIZE]
-    within, outer = index, 0
-    if index >= left:  # a division costs as much as a short set
-        outer = index // left
-        within = index - outer * left
-    left -= within
-    x, y = at[0] + within * geo[last - 1, X], at[1] + within * geo[last - 1, Y]
-    w, b = at[2] + within * geo[last - 1, W], at[3] + within * geo[last - 1, B]
-    for row in range(last - 2, first - 1, -1):
-        rest = outer // geo[row, SIZE]
-        k = outer - rest * geo[row, SIZE]
-        x, y, w, b = x + k * geo[row, X], y + k * geo[row, Y], w + k * geo[row, W], b + k * geo[row, B]
-        outer = rest
-    return (x, y, w, b), left
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        start = cgutils.unpack_tuple(builder, args[3], 4)
+        here, left = _placed(builder, Integers(context, builder, sig.args[0], args[0]), args[1], args[2], start, args[4])
+        return context.make_tuple(builder, sig.return_type, [context.make_tuple(builder, _FOUR, here), left])
+
+    return types.Tuple([_FOUR, types.intp])(geo, types.intp, types.intp, _FOUR, types.intp), codegen
 
 
-@jit_inline
-def advance(geo: Any, row: int, at: Any, steps: int) -> Any:
-    """Offsets for x, y, weight and bias, `steps` further along a segment."""
-    x, y = at[0] + steps * geo[row, X], at[1] + steps * geo[row, Y]
-    return x, y, at[2] + steps * geo[row, W], at[3] + steps * geo[row, B]
-
-
-@jit_inline
-def set_origin(geo: Any, k: int) -> Any:
+@primitive
+def set_origin(typingctx: Any, geo: Any, k: Any) -> Any:
     """Offsets of x, y, weight and bias at the first element of set k."""
-    return position(geo, geo[0, KEPT], geo[0, KEPT + 1], (geo[2, X], geo[2, Y], geo[2, W], geo[2, B]), k)[0]
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, intp = Integers(context, builder, sig.args[0], args[0]), args[1].type
+        first, last = (table.at(intp(0), intp(column)) for column in (KEPT, KEPT + 1))
+        start = [table.at(intp(2), intp(column)) for column in (X, Y, W, B)]
+        return context.make_tuple(builder, _FOUR, _placed(builder, table, first, last, start, args[1])[0])
+
+    return _FOUR(geo, types.intp), codegen
+
+
+@primitive
+def advance(typingctx: Any, geo: Any, row: Any, at: Any, steps: Any) -> Any:
+    """Offsets for x, y, weight and bias, `steps` further along a segment."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, start = Integers(context, builder, sig.args[0], args[0]), cgutils.unpack_tuple(builder, args[2], 4)
+        return context.make_tuple(builder, _FOUR, _further(builder, table, start, args[1], args[3]))
+
+    return _FOUR(geo, types.intp, _FOUR, types.intp), codegen
 
 
 @jit_inline

@@ -137,10 +137,13 @@ class Integers:
         self.builder, self.data = builder, array.data
         self.length = cgutils.unpack_tuple(builder, array.shape, 2)[1]
 
+    def at(self, row: ir.Value, column: ir.Value) -> ir.Value:
+        """One element."""
+        return self.builder.load(self.builder.gep(self.data, [self.builder.add(self.builder.mul(self.length, row), column)]))
+
     def row(self, index: int) -> Callable[[ir.Value], ir.Value]:
         """What reads an element of a row."""
-        start = self.builder.mul(self.length, self.length.type(index))
-        return lambda k: self.builder.load(self.builder.gep(self.data, [self.builder.add(start, k)]))
+        return lambda k: self.at(self.length.type(index), k)
 
 
 def elements_of(context: Any, builder: ir.IRBuilder, kinds: Any, value: ir.Value, wide: ir.Type) -> list[Elements]:

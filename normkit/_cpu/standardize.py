@@ -32,7 +32,7 @@ from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STRE
 from .indexing import advance, gather, position
 from .lanes import spread_lanes
 from .threads import jit_inline, jit_part
-from .vectors import beside, copy_run, out_of_line, write
+from .vectors import beside, copy_run, out_of_line, pick, write
 
 scale_of = jit_inline(_scale_of)
 
@@ -180,6 +180,42 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
 
 
 @jit_part
+def _apply_near(
+    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, tile: Any, i: int, m: int, sets: Any, todo: Any, work: Any
+) -> None:
+    """`apply_tile` where neighbours in the tile are neighbours in memory."""
+    out_of_line()
+    first, count, at = tile
+    k = 0
+    while k < count:  # neighbours that are for this pass
+        end = k
+        while end < count and not skipped(todo, first + end, work):
+            end += 1
+        if end > k:
+            load_sets(sets, k, end - k, geo[1, APPLY_LANES], dy is not None, work)
+            _apply_lanes(x, dy, y, w, b, geo, advance(geo, geo[0, KEPT + 1] - 1, at, k), i, m, end - k, work)
+        k = end + 1
+
+
+@jit_part
+def _apply_apart(
+    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, tile: Any, i: int, m: int, sets: Any, todo: Any, work: Any
+) -> None:
+    """`apply_tile` where they are not."""
+    out_of_line()
+    first, count, at = tile
+    elements = max(geo[1, APPLY_LANES], 1)
+    begin, end = i * elements, (i + m) * elements
+    size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
+    for block in range(begin, end, size):
+        for k in range(count):
+            if not skipped(todo, first + k, work):
+                load_sets(sets, k, 1, 1, dy is not None, work)
+                start = advance(geo, geo[0, KEPT + 1] - 1, at, k)
+                _apply_set(x, dy, y, w, b, geo, start, block, min(size, end - block), work)
+
+
+@jit_inline
 def apply_tile(
     x: Any,
     dy: Any,
@@ -196,25 +232,4 @@ def apply_tile(
     apart: Any,
 ) -> None:
     """The result for positions [i, i + m) of a tile. sets: the numbers of its sets, (3 or 6, count)."""
-    out_of_line()
-    first, count, at = tile
-    lanes, gradient, step = geo[1, APPLY_LANES], dy is not None, geo[0, KEPT + 1] - 1
-    if apart is None:
-        k = 0
-        while k < count:  # neighbours that are for this pass
-            end = k
-            while end < count and not skipped(todo, first + end, work):
-                end += 1
-            if end > k:
-                load_sets(sets, k, end - k, lanes, gradient, work)
-                _apply_lanes(x, dy, y, w, b, geo, advance(geo, step, at, k), i, m, end - k, work)
-            k = end + 1
-        return
-    elements = max(lanes, 1)
-    begin, end = i * elements, (i + m) * elements
-    size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
-    for block in range(begin, end, size):
-        for k in range(count):
-            if not skipped(todo, first + k, work):
-                load_sets(sets, k, 1, 1, gradient, work)
-                _apply_set(x, dy, y, w, b, geo, advance(geo, step, at, k), block, min(size, end - block), work)
+    pick(apart, _apply_apart, _apply_near)(x, dy, y, w, b, geo, tile, i, m, sets, todo, work)

@@ -45,7 +45,17 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     if reason:
         _warn_uncached(reason)
         return numba.njit(**flags)(function)
-    return _guarded(_stamped(kernel))
+    return _widened(_guarded(_stamped(kernel)))
+
+
+def _widened(kernel: Any) -> Any:
+    """A cached kernel that another calls with constants and with variables as the same code: Numba would compile it for each.
+
+    The first strided call took 10 s so, now 8.
+    """
+    template = kernel.get_call_template
+    kernel.get_call_template = lambda args, kws: template(tuple(map(numba.types.unliteral, args)), kws)
+    return kernel
 
 
 def _guarded(kernel: Any) -> Any:

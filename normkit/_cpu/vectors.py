@@ -43,9 +43,11 @@ def on_its_own(typingctx: Any) -> Any:
 
 @primitive
 def scratch(typingctx: Any, rows: Any, columns: Any, like: Any) -> Any:
-    """Memory for a two-dimensional array of the dtype of `like`, to be given back by `release`."""
+    """Memory for a two-dimensional array of the dtype of `like`, to be given back by `release`; None where that is None."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        if isinstance(sig.return_type, types.NoneType):
+            return context.get_dummy_value()
         intp = args[0].type
         array = context.make_array(sig.return_type)(context, builder)
         size = context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype))
@@ -60,7 +62,8 @@ def scratch(typingctx: Any, rows: Any, columns: Any, like: Any) -> Any:
         populate_array(array, data, [args[0], args[1]], [step, intp(size)], intp(size), None)
         return array._getvalue()
 
-    return types.Array(like.dtype, 2, "C")(types.intp, types.intp, like), codegen
+    kind = types.none if isinstance(like, types.NoneType) else types.Array(like.dtype, 2, "C")
+    return kind(types.intp, types.intp, like), codegen
 
 
 @primitive
@@ -68,6 +71,8 @@ def release(typingctx: Any, array: Any) -> Any:
     """Give back the memory of `scratch`."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        if isinstance(sig.args[0], types.NoneType):
+            return context.get_dummy_value()
         data = builder.bitcast(context.make_array(sig.args[0])(context, builder, args[0]).data, _BYTES)
         kind = ir.FunctionType(ir.VoidType(), [_BYTES])
         builder.call(cgutils.get_or_insert_function(builder.module, kind, "free"), [data])
@@ -140,6 +145,17 @@ def beside(typingctx: Any, given: Any, buffer: Any) -> Any:
         return impl_ret_borrowed(context, builder, sig.return_type, args[1])
 
     return (types.none if isinstance(given, types.NoneType) else buffer)(given, buffer), codegen
+
+
+@primitive
+def pick(typingctx: Any, given: Any, there: Any, absent: Any) -> Any:
+    """The function `there` where an optional argument is given, else `absent`. The other one is not compiled."""
+    kind = absent if isinstance(given, types.NoneType) else there
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return args[2 if isinstance(sig.args[0], types.NoneType) else 1]
+
+    return kind(given, there, absent), codegen
 
 
 @primitive
