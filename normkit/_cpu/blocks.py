@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, gather, position
 from .lanes import ALONG, TABLE, accumulate, add_run
-from .threads import jit_inline, jit_part
-from .vectors import beside, copy_run, fill, out_of_line, release, scratch
+from .vectors import beside, copy_run, fill, least, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
 
@@ -68,7 +68,7 @@ def _sum_strip(
             columns = (rest * width, partials * width) if part else (0, rest * width)
             accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own, ahead)
         return
-    for j in range(min(partials, m)):
+    for j in range(least(partials, m)):
         lane, here = (i + j) % partials * width, advance(geo, inner, at, j)
         accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places, own, ahead)
 
@@ -80,14 +80,14 @@ def _sum_strips(
     """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first."""
     done, strip = 0, STRIP_ROWS * partials
     while done < m:
-        stop = min(m, done + strip)
+        stop = least(m, done + strip)
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
         apart, length = left < stop - done, partials * width
         for k in range(2 if apart else 0):
             copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)
             fill(work[TOTAL + k], length, work.dtype.type(0))
         while done < stop:
-            run = min(stop - done, left)
+            run = least(stop - done, left)
             _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
             done += run
             if done < stop:

@@ -13,12 +13,12 @@ from typing import Any
 from numba import prange
 
 from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
+from .compile import jit, jit_parallel
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import tile_of, tiles_of
 from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
-from .threads import jit, jit_parallel
 from .vectors import call, fence, out_of_line, release, scratch
 
 

@@ -8,10 +8,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from .compile import jit_inline, jit_part
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
 from .simd import Integers, primitive
-from .threads import jit_inline, jit_part
-from .vectors import copy_run, fill, out_of_line, read
+from .vectors import copy_run, fill, least, out_of_line, read
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
 
@@ -100,13 +100,13 @@ def tile_of(geo: Any, tile: int) -> Any:
     per_row = -(-inner // width)
     outer = tile // per_row
     start = (tile - outer * per_row) * width
-    return outer * inner + start, min(width, inner - start), set_origin(geo, outer * inner + start)
+    return outer * inner + start, least(width, inner - start), set_origin(geo, outer * inner + start)
 
 
 @jit_inline
 def tiles_of(geo: Any, begin: int, end: int) -> Any:
     """The tiles of tasks [begin, end): first and one past the last."""
-    return begin * geo[1, PER_TASK], min(end * geo[1, PER_TASK], geo[2, TILES])
+    return begin * geo[1, PER_TASK], least(end * geo[1, PER_TASK], geo[2, TILES])
 
 
 @jit_part

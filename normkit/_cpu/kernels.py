@@ -13,6 +13,7 @@ from typing import Any
 from numba import prange
 
 from .buffers import M2, MEAN, SET_RSTD, WORK_ROWS
+from .compile import jit, jit_inline, jit_parallel
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -29,8 +30,7 @@ from .geometry import (
 from .indexing import tile_of, tiles_of
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import chunk_moments, finish_set, loses_digits, merge
-from .threads import jit, jit_inline, jit_parallel
-from .vectors import call, fence, out_of_line, release, scratch
+from .vectors import call, fence, least, out_of_line, release, scratch
 
 
 @jit_inline
@@ -132,7 +132,7 @@ def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) 
                 continue
             mean, m2, n = 0.0, 0.0, 0.0
             for chunk in range(partials.shape[1]):
-                n_b = float((min(geo[1, ROWS], (chunk + 1) * CHUNK) - chunk * CHUNK) * geo[LANE, SIZE])
+                n_b = float((least(geo[1, ROWS], (chunk + 1) * CHUNK) - chunk * CHUNK) * geo[LANE, SIZE])
                 mean, m2 = merge(mean, m2, n, partials[first + k, chunk, 0], partials[first + k, chunk, 1], n_b)
                 n += n_b
             finish_set(x, geo, at[0] + k * step, mean, m2, moments, first + k)
@@ -177,7 +177,7 @@ def apply(
             tile = tile_of(geo, index)
             first, count = tile[0], tile[1]
             if not skip_all(todo, first, count, work):
-                m = min(CHUNK, geo[2, APPLY_ROWS] - i)
+                m = least(CHUNK, geo[2, APPLY_ROWS] - i)
                 apply_tile(x, dy, y, w, b, geo, tile, i, m, sets[:, first : first + count], todo, work, apart)
     release(work)
     fence()

@@ -12,13 +12,13 @@ import numpy as np
 
 from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
+from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import position, set_origin, tiles_of
 from .lanes import ALONG, add_run, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
-from .threads import jit, jit_inline
-from .vectors import fence, fill, on_its_own, out_of_line, read, release, scratch
+from .vectors import fence, fill, least, on_its_own, out_of_line, read, release, scratch
 
 FEW = 8  # elements that give a pivot within a deviation of the mean, but for 1 set of 200; the first alone, 1 of 3
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
@@ -62,12 +62,12 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
     The pivot of a block is near its mean: the mean of what came before it, for the first one see `_block_sums`.
     """
     kind, center = real.dtype.type, geo[1, CENTER] != 0
-    begin, end = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK)
+    begin, end = chunk * CHUNK, least(geo[1, ROWS], (chunk + 1) * CHUNK)
     pivot = read(x, at[0], kind) if center else kind(0)
     start, origin, mean, m2, i = np.float64(pivot), 0.0, 0.0, 0.0, begin  # the mean is relative to the origin
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
-        size = min(BLOCK, left, end - i)
+        size = least(least(BLOCK, left), end - i)
         s, q, share, pivot = _block_sums(x, here[0], size, pivot, i == begin, center, kind)
         if center:
             if i == begin:
@@ -90,7 +90,7 @@ def _apply_set(
     i = first
     while i < last:
         (ox, oy, ow, ob), left = position(geo, geo[0, REDUCED], geo[0, REDUCED + 1], at, i)
-        run = min(left, last - i)
+        run = least(left, last - i)
         apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
         i += run
 
@@ -141,7 +141,7 @@ def forward(
         at, mean, m2 = set_origin(geo, k), 0.0, 0.0
         for chunk in range(-(-n // CHUNK)):
             mean_b, m2_b = _moments(x, geo, at, chunk, real)
-            size = min(CHUNK, n - chunk * CHUNK)
+            size = least(CHUNK, n - chunk * CHUNK)
             mean, m2 = merge(mean, m2, float(chunk * CHUNK), mean_b, m2_b, float(size))
         start = read(x, at[0], np.float64) if center else 0.0
         mean, low, waits = _finished(start, mean, m2, n, k, center, moments, todo, real)
@@ -223,7 +223,7 @@ def apply(
                 rest = centre
                 if dy is not None:
                     rest = (kind(sets[SET_SHIFT, k]), kind(sets[SET_SLOPE, k]), kind(sets[SET_GAIN, k]))
-                stop = min(n, (chunk + 1) * CHUNK)
+                stop = least(n, (chunk + 1) * CHUNK)
                 _apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest)
     fence()
     return 0
@@ -236,11 +236,11 @@ def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centr
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
     it does not; not where they are None or 2 x 0.
     """
-    end, along = min(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
+    end, along = least(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
     i, plain, products = chunk * CHUNK, 0.0, 0.0
     while i < end:
         here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
-        size = min(BLOCK, left, end - i)
+        size = least(least(BLOCK, left), end - i)
         s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
         if along or len(moving) == 3:
             plain += s

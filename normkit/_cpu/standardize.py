@@ -28,11 +28,11 @@ from .buffers import (
     SLOPE,
     WEIGHT,
 )
+from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, TILE_WIDTH, B, W, X, Y
 from .indexing import advance, gather, position
 from .lanes import spread_lanes
-from .threads import jit_inline, jit_part
-from .vectors import beside, copy_run, out_of_line, pick, write
+from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 scale_of = jit_inline(_scale_of)
 
@@ -44,7 +44,7 @@ def skipped(todo: Any, k: int, work: Any) -> Any:
 
 
 @jit_part
-def wild(mean: float, rstd: float) -> Any:
+def wild(mean: float, rstd: float) -> bool:
     """Whether float32 cannot hold this centre and scale (given moments may be anything)."""
     return abs(mean) > HUGE or (rstd != 0 and not (1 / RSTD_LIMIT <= abs(rstd) <= RSTD_LIMIT))
 
@@ -85,7 +85,7 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
     done = 0
     while done < m:
         (ox, oy, ow, ob), left = position(geo, first, last, at, i + done)
-        run = min(m - done, left, ROW)
+        run = least(least(m - done, left), ROW)
         gather(x, ox, run, inner[X], 1, 0, 1, 0, line)
         gather(w, ow, run, inner[W], 1, 0, 1, 0, work[WEIGHT])
         if b is not None:
@@ -145,7 +145,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         if period > 0:
             together = -(-PERIOD_LENGTH // width)
         elif width <= TILE_WIDTH:
-            together = min(ROW // width, max(1, m // 8))
+            together = least(ROW // width, most(1, m // 8))
     splat = _still(geo, count, W)
     _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
@@ -156,20 +156,20 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
     for row in range(rows):
         laid, wanted = width, together * width
         while laid < wanted:
-            copy_run(work[row], 0, min(laid, wanted - laid), work[row], laid)
+            copy_run(work[row], 0, least(laid, wanted - laid), work[row], laid)
             laid *= 2
     done = 0
     while done < m:
         here, left = position(geo, first, last, at, i + done)
-        run = min(m - done, left)
+        run = least(m - done, left)
         if period > 0:
             apply_period(x, dy, y, here, run * width, period, work, stream)
             done += run
             continue
         # positions in one go, and how many times: many side by side; or one after another, their weights with them or the same
         side, rows = (together, 1) if together > 1 else (1, run if splat or not varies else 1)
-        for p in range(0, run, max(side, rows)):
-            place, span = advance(geo, last - 1, here, p), min(side, run - p) * width
+        for p in range(0, run, most(side, rows)):
+            place, span = advance(geo, last - 1, here, p), least(side, run - p) * width
             if rows == 1 and varies:
                 _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
                 if b is not None:
@@ -204,7 +204,7 @@ def _apply_apart(
     """`apply_tile` where they are not."""
     out_of_line()
     first, count, at = tile
-    elements = max(geo[1, APPLY_LANES], 1)
+    elements = most(geo[1, APPLY_LANES], 1)
     begin, end = i * elements, (i + m) * elements
     size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
     for block in range(begin, end, size):
@@ -212,7 +212,7 @@ def _apply_apart(
             if not skipped(todo, first + k, work):
                 load_sets(sets, k, 1, 1, dy is not None, work)
                 start = advance(geo, geo[0, KEPT + 1] - 1, at, k)
-                _apply_set(x, dy, y, w, b, geo, start, block, min(size, end - block), work)
+                _apply_set(x, dy, y, w, b, geo, start, block, least(size, end - block), work)
 
 
 @jit_inline

@@ -13,11 +13,11 @@ import numpy as np
 from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .compile import jit_inline, jit_part
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import gather
 from .lanes import add_run, fold_lanes, multiply_run, spread_lanes
-from .threads import jit_inline, jit_part
-from .vectors import copy_run, on_its_own, out_of_line, read
+from .vectors import copy_run, least, most, on_its_own, out_of_line, read
 
 
 @jit_inline
@@ -39,9 +39,9 @@ def about_pivot(s: Any, q: Any, share: float, pivot: Any, origin: float) -> Any:
 
 
 @jit_inline
-def _partials(lanes: int) -> int:
+def _partials(lanes: int) -> Any:
     """Partial sums of a lane: a set of many lanes has as many sums already."""
-    return max(1, PARTIALS // lanes)
+    return most(1, PARTIALS // lanes)
 
 
 @jit_inline
@@ -78,11 +78,11 @@ def chunk_products(
     out_of_line()
     lanes, still = geo[LANE, SIZE], geo[1, MOVES] == 0
     partials = _partials(lanes)
-    last, block = min(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    last, block = least(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
     for i in range(chunk * CHUNK, last, block):
-        sum_block(x, dy, moving, geo, at, i, min(block, last - i), count, partials, work, apart, own)
+        sum_block(x, dy, moving, geo, at, i, least(block, last - i), count, partials, work, apart, own)
         if still and own.shape[1] > 0:
             _collect(work, geo, at[2], count, own)
         for row in range(2):
@@ -134,7 +134,8 @@ def _merge_block(work: Any, mean: Any, m2: Any, count: int, n: float, n_b: float
     for k in range(count):
         total, pivot = np.float64(work[TOTAL, k]), np.float64(work[SET_PIVOT, k])
         mean_b = (pivot - np.float64(work[ORIGIN, k])) + total / n_b
-        m2_b = max(0.0, np.float64(work[TOTAL_OF_PRODUCTS, k]) - total * total / n_b)
+        above = np.float64(work[TOTAL_OF_PRODUCTS, k]) - total * total / n_b
+        m2_b = 0.0 if above < 0 else above
         delta = mean_b - mean[k]
         m2[k] = m2[k] + (m2_b + delta * delta * (n * share)) if n > 0 else m2_b
         mean[k] = mean[k] + delta * share if n > 0 else mean_b
@@ -151,15 +152,15 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     out_of_line()
     lanes, center = geo[LANE, SIZE], geo[1, CENTER] != 0
     partials = _partials(lanes)
-    first, last, block = chunk * CHUNK, min(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    first, last, block = chunk * CHUNK, least(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         mean[k], m2[k], work[ORIGIN, k] = 0.0, 0.0, 0.0
     if center:
         _first_elements(x, geo, at[0], count, work[ORIGIN])
-    i, m = first, min(block, last - first)
+    i, m = first, least(block, last - first)
     phase = 3  # the head; the first block; once more, if its pivot was far off; the other blocks
     if center:
-        phase, m = 0, min(max(1, HEAD // lanes), last - first)
+        phase, m = 0, least(most(1, HEAD // lanes), last - first)
     while i < last:
         if phase != 2:
             _set_pivots(work, mean, count)
@@ -173,19 +174,19 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
         if phase == 0:
             for k in range(count):
                 mean[k] = np.float64(work[TOTAL, k]) / (m * lanes)
-            phase, m = 1, min(block, last - i)
+            phase, m = 1, least(block, last - i)
         elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
         elif not center:
             add_run(work[TOTAL_OF_PRODUCTS], 0, m2, 0, count)
             i += m
-            m = min(block, last - i)
+            m = least(block, last - i)
         else:
             if i == first:  # near the mean, whatever the first element is
                 copy_run(work[SET_PIVOT], 0, count, work[ORIGIN], 0)
             _merge_block(work, mean, m2, count, (i - first) * lanes, m * lanes)
             i += m
-            phase, m = 3, min(block, last - i)
+            phase, m = 3, least(block, last - i)
     if center:
         _first_elements(x, geo, at[0], count, work[PIVOT])
         for k in range(count):
