@@ -7,7 +7,7 @@ from typing import Any
 from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
-from .indexing import advance, gather, position
+from .indexing import advance, entry, gather, innermost, position
 from .lanes import ALONG, TABLE, accumulate, add_run
 from .vectors import beside, copy_run, fill, least, out_of_line, release, scratch
 
@@ -17,10 +17,10 @@ _SHORT = 256  # positions of sets so short that the next tile is worth asking fo
 @jit_inline
 def _lay_still(moving: Any, geo: Any, o: int, count: int, work: Any) -> None:
     """The numbers of a position of `count` sets from `moving`, (weight,) or (high, low, rstd): all positions share them."""
-    step = geo[geo[0, KEPT + 1] - 1, W]
+    step = entry(geo, innermost(geo, KEPT), W)
     first = WEIGHT if len(moving) == 1 else HIGH
     for k in range(len(moving)):
-        gather(moving[k], o, 1, 0, count, step, geo[LANE, SIZE], geo[LANE, W], work[first + k])
+        gather(moving[k], o, 1, 0, count, step, entry(geo, LANE, SIZE), entry(geo, LANE, W), work[first + k])
 
 
 @jit_inline
@@ -37,14 +37,14 @@ def _spread(work: Any, rows: int, width: int, length: int) -> None:
 @jit_part
 def _find_places(geo: Any, count: int, partials: int, places: Any) -> None:
     """Offsets of the columns of a row of `partials` positions of `count` sets: in x, -, the numbers that move, and dy."""
-    lanes = geo[LANE, SIZE]
-    kept, inner = geo[0, KEPT + 1] - 1, geo[0, WALK + 1] - 1
+    lanes = entry(geo, LANE, SIZE)
+    kept, inner = innermost(geo, KEPT), innermost(geo, WALK)
     for q in range(4):
         c = 0
         for j in range(partials):
             for k in range(count):
                 for r in range(lanes):
-                    places[q, c] = j * geo[inner, X + q] + k * geo[kept, X + q] + r * geo[LANE, X + q]
+                    places[q, c] = j * entry(geo, inner, X + q) + k * entry(geo, kept, X + q) + r * entry(geo, LANE, X + q)
                     c += 1
 
 
@@ -54,10 +54,10 @@ def _sum_strip(
 ) -> None:
     """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials."""
     out_of_line()
-    inner, mode = geo[0, WALK + 1] - 1, geo[LANE, MODE]
-    x_step, w_step, dy_step = geo[inner, X], geo[inner, W], geo[inner, DY]
+    inner, mode = innermost(geo, WALK), entry(geo, LANE, MODE)
+    x_step, w_step, dy_step = entry(geo, inner, X), entry(geo, inner, W), entry(geo, inner, DY)
     steps = (partials * x_step, 0, partials * w_step, partials * dy_step)
-    whole, rest, ahead = m // partials, m % partials, width if geo[1, ROWS] <= _SHORT else 0
+    whole, rest, ahead = m // partials, m % partials, width if entry(geo, 1, ROWS) <= _SHORT else 0
     even = i % partials == 0
     if places is None and partials > 1:
         even &= x_step == width
@@ -81,7 +81,7 @@ def _sum_strips(
     done, strip = 0, STRIP_ROWS * partials
     while done < m:
         stop = least(m, done + strip)
-        here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
+        here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
         apart, length = left < stop - done, partials * width
         for k in range(2 if apart else 0):
             copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)
@@ -91,7 +91,7 @@ def _sum_strips(
             _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
             done += run
             if done < stop:
-                here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i + done)
+                here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
         for k in range(2 if apart else 0):
             add_run(work[BUFFER + k], 0, work[TOTAL + k], 0, length)
 
@@ -107,10 +107,10 @@ def sum_block(
     out_of_line()
     while partials // 2 >= m:  # of a few positions, most partial sums would only add zeros
         partials //= 2
-    width, rows = count * geo[LANE, SIZE], PIVOT + 1
+    width, rows = count * entry(geo, LANE, SIZE), PIVOT + 1
     if dy is not None:
         rows = RSTD + 1
-        if not geo[1, MOVES]:
+        if not entry(geo, 1, MOVES):
             _lay_still(moving, geo, at[2], count, work)
     _spread(work, rows, width, partials * width)
     for row in (TOTAL, TOTAL_OF_PRODUCTS):

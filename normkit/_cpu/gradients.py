@@ -15,7 +15,7 @@ from numba import prange
 from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
 from .compile import jit, jit_parallel
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
-from .indexing import tile_of, tiles_of
+from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
@@ -58,8 +58,8 @@ def backward(
                     own[row, k] = sets[row, first + k]
             for k in range(count):
                 own[SET_SHIFT, k], own[SET_SLOPE, k] = 0.0, 0.0
-            for chunk in range(-(-geo[1, ROWS] // CHUNK)):
-                load_sets(sets, first, count, geo[LANE, SIZE], False, work)
+            for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
+                load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
                 chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])
                 for k in range(count):
                     own[SET_SHIFT, k] += part[0, k]
@@ -69,7 +69,7 @@ def backward(
                     sums[0, first + k], sums[1, first + k] = own[SET_SHIFT, k], own[SET_SLOPE, k]
                 own[SET_SHIFT, k] *= shares[0]
                 own[SET_SLOPE, k] *= shares[1]
-            apply_tile(x, dy, dx, w, None, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
+            apply_tile(x, dy, dx, w, None, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(part)
     release(own)
@@ -107,7 +107,7 @@ def partial_products(
             if skip_all(todo, first, count, work):
                 continue
             if len(moving) == 1:
-                load_sets(sets, first, count, geo[LANE, SIZE], False, work)
+                load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
             chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart, totals[task])
             for k in range(count):
                 if not skipped(todo, first + k, work):

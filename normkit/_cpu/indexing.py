@@ -23,14 +23,13 @@ def _further(builder: ir.IRBuilder, geo: Integers, at: list[ir.Value], row: ir.V
 
 
 def _placed(
-    builder: ir.IRBuilder, geo: Integers, first: ir.Value, last: ir.Value, at: list[ir.Value], index: ir.Value
+    builder: ir.IRBuilder, geo: Integers, kind: ir.Value, inner: ir.Value, at: list[ir.Value], index: ir.Value
 ) -> tuple[list[ir.Value], ir.Value]:
-    """Offsets `index` positions on from `at`, along segments [first, last), and what is left of the run.
+    """Offsets `index` positions on from `at`, along the segments of a kind up to `inner`, and what is left of the run.
 
     In LLVM, as it is part of every kernel: in Python it has 100 steps, each of which takes 1 ms of a first call.
     """
-    intp, inner = index.type, builder.sub(last, index.type(1))
-    run = geo.at(inner, intp(SIZE))
+    intp, first, run = index.type, geo.at(kind.type(0), kind), geo.at(inner, inner.type(SIZE))
     within, *offsets = (cgutils.alloca_once_value(builder, value) for value in (index, *at))
     with builder.if_then(builder.icmp_signed(">=", index, run)):  # a division costs as much as a short set
         outer = cgutils.alloca_once_value(builder, _divided(builder, index, run, within))
@@ -50,6 +49,12 @@ def _placed(
     return _further(builder, geo, [builder.load(slot) for slot in offsets], inner, steps), builder.sub(run, steps)
 
 
+def _innermost(builder: ir.IRBuilder, geo: Integers, kind: ir.Value) -> ir.Value:
+    """The row of the innermost segment of a kind: before the first one of the next."""
+    one = kind.type(1)
+    return builder.sub(geo.at(kind.type(0), builder.add(kind, one)), one)
+
+
 def _divided(builder: ir.IRBuilder, number: ir.Value, by: ir.Value, remainder: ir.Value) -> ir.Value:
     """The quotient of two numbers that are not negative; what remains goes to a slot."""
     quotient = builder.udiv(number, by)
@@ -58,12 +63,35 @@ def _divided(builder: ir.IRBuilder, number: ir.Value, by: ir.Value, remainder: i
 
 
 @primitive
-def position(typingctx: Any, geo: Any, first: Any, last: Any, at: Any, index: Any) -> Any:
-    """Offsets of all operands `index` positions on from `at`, along segments [first, last); and what is left of the run."""
+def entry(typingctx: Any, geo: Any, row: Any, column: Any) -> Any:
+    """geo[row, column]. Written so, each place costs 4 ms of a first call: Numba asks whether indices are negative."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = cgutils.unpack_tuple(builder, args[3], 4)
-        here, left = _placed(builder, Integers(context, builder, sig.args[0], args[0]), args[1], args[2], start, args[4])
+        return Integers(context, builder, sig.args[0], args[0]).at(args[1], args[2])
+
+    return types.intp(geo, types.intp, types.intp), codegen
+
+
+@primitive
+def innermost(typingctx: Any, geo: Any, kind: Any) -> Any:
+    """The row of the innermost segment of a kind."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _innermost(builder, Integers(context, builder, sig.args[0], args[0]), args[1])
+
+    return types.intp(geo, types.intp), codegen
+
+
+@primitive
+def position(typingctx: Any, geo: Any, kind: Any, inner: Any, at: Any, index: Any) -> Any:
+    """Offsets of all operands `index` positions on from `at`, and what is left of the run.
+
+    Along the segments of a kind, up to that of row `inner`.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, start = Integers(context, builder, sig.args[0], args[0]), cgutils.unpack_tuple(builder, args[3], 4)
+        here, left = _placed(builder, table, args[1], args[2], start, args[4])
         return context.make_tuple(builder, sig.return_type, [context.make_tuple(builder, _FOUR, here), left])
 
     return types.Tuple([_FOUR, types.intp])(geo, types.intp, types.intp, _FOUR, types.intp), codegen
@@ -75,9 +103,8 @@ def set_origin(typingctx: Any, geo: Any, k: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         table, intp = Integers(context, builder, sig.args[0], args[0]), args[1].type
-        first, last = (table.at(intp(0), intp(column)) for column in (KEPT, KEPT + 1))
-        start = [table.at(intp(2), intp(column)) for column in (X, Y, W, B)]
-        return context.make_tuple(builder, _FOUR, _placed(builder, table, first, last, start, args[1])[0])
+        start, inner = [table.at(intp(2), intp(column)) for column in (X, Y, W, B)], _innermost(builder, table, intp(KEPT))
+        return context.make_tuple(builder, _FOUR, _placed(builder, table, intp(KEPT), inner, start, args[1])[0])
 
     return _FOUR(geo, types.intp), codegen
 
@@ -96,7 +123,7 @@ def advance(typingctx: Any, geo: Any, row: Any, at: Any, steps: Any) -> Any:
 @jit_inline
 def tile_of(geo: Any, tile: int) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
-    width, inner = geo[1, TILE], geo[geo[0, KEPT + 1] - 1, SIZE]
+    width, inner = entry(geo, 1, TILE), entry(geo, innermost(geo, KEPT), SIZE)
     per_row = -(-inner // width)
     outer = tile // per_row
     start = (tile - outer * per_row) * width
@@ -106,7 +133,7 @@ def tile_of(geo: Any, tile: int) -> Any:
 @jit_inline
 def tiles_of(geo: Any, begin: int, end: int) -> Any:
     """The tiles of tasks [begin, end): first and one past the last."""
-    return begin * geo[1, PER_TASK], least(end * geo[1, PER_TASK], geo[2, TILES])
+    return begin * entry(geo, 1, PER_TASK), least(end * entry(geo, 1, PER_TASK), entry(geo, 2, TILES))
 
 
 @jit_part

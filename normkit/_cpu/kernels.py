@@ -27,7 +27,7 @@ from .geometry import (
     TILES,
     X,
 )
-from .indexing import tile_of, tiles_of
+from .indexing import entry, innermost, tile_of, tiles_of
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import chunk_moments, finish_set, loses_digits, merge
 from .vectors import call, fence, least, out_of_line, release, scratch
@@ -70,7 +70,7 @@ def forward(
     out_of_line()
     work, own = scratch(WORK_ROWS, ROW, real), scratch(5, TILE_WIDTH, moments)
     mean, m2 = own[3], own[4]
-    step, marked = geo[geo[0, KEPT + 1] - 1, X], 0
+    step, marked = entry(geo, innermost(geo, KEPT), X), 0
     start, stop = tiles_of(geo, begin, end)
     for index in range(start, stop):
         tile = tile_of(geo, index)
@@ -78,21 +78,21 @@ def forward(
         if work.itemsize == 8 and skip_all(todo, first, count, work):
             continue
         n = 0.0
-        for chunk in range(-(-geo[1, ROWS] // CHUNK)):
+        for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
             n_b = chunk_moments(x, geo, at, chunk, count, work, mean, m2, apart)
             for k in range(count):
                 own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean[k], m2[k], n_b)
             n += n_b
         for k in range(count):
             finish_set(x, geo, at[0] + k * step, own[MEAN, k], own[M2, k], own, k)
-            if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n, geo[1, CENTER] != 0):
+            if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n, entry(geo, 1, CENTER) != 0):
                 todo[first + k] = 1
                 marked += 1
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
                 for row in range(3):
                     moments[row, first + k] = own[row, k]
             own[SET_RSTD, k] = scale_of(own[M2, k] * share, 1.0, eps)
-        apply_tile(x, None, y, w, b, geo, tile, 0, geo[2, APPLY_ROWS], own, todo, work, apart)
+        apply_tile(x, None, y, w, b, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(own)
     fence()
@@ -124,19 +124,19 @@ def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begi
 def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> Any:
     """Merge the chunks of every set, in order. Returns how many sets wait for float64."""
     out_of_line()
-    step, marked = geo[geo[0, KEPT + 1] - 1, X], 0
-    for tile in range(geo[2, TILES]):
+    step, marked = entry(geo, innermost(geo, KEPT), X), 0
+    for tile in range(entry(geo, 2, TILES)):
         first, count, at = tile_of(geo, tile)
         for k in range(count):
             if real.itemsize == 8 and skipped(todo, first + k, real):
                 continue
             mean, m2, n = 0.0, 0.0, 0.0
             for chunk in range(partials.shape[1]):
-                n_b = float((least(geo[1, ROWS], (chunk + 1) * CHUNK) - chunk * CHUNK) * geo[LANE, SIZE])
+                n_b = float((least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK) - chunk * CHUNK) * entry(geo, LANE, SIZE))
                 mean, m2 = merge(mean, m2, n, partials[first + k, chunk, 0], partials[first + k, chunk, 1], n_b)
                 n += n_b
             finish_set(x, geo, at[0] + k * step, mean, m2, moments, first + k)
-            if real.itemsize == 4 and loses_digits(moments[MEAN, first + k], m2, n, geo[1, CENTER] != 0):
+            if real.itemsize == 4 and loses_digits(moments[MEAN, first + k], m2, n, entry(geo, 1, CENTER) != 0):
                 todo[first + k] = 1
                 marked += 1
     return marked
@@ -169,7 +169,7 @@ def apply(
     """The result of one chunk of a few tiles per task, from the numbers of its sets: of the norm, or with dy its gradient."""
     out_of_line()
     work = scratch(WORK_ROWS, ROW, real)
-    chunks = -(-geo[2, APPLY_ROWS] // CHUNK)
+    chunks = -(-entry(geo, 2, APPLY_ROWS) // CHUNK)
     for task in range(begin, end):
         group, i = task // chunks, (task % chunks) * CHUNK
         start, stop = tiles_of(geo, group, group + 1)
@@ -177,7 +177,7 @@ def apply(
             tile = tile_of(geo, index)
             first, count = tile[0], tile[1]
             if not skip_all(todo, first, count, work):
-                m = least(CHUNK, geo[2, APPLY_ROWS] - i)
+                m = least(CHUNK, entry(geo, 2, APPLY_ROWS) - i)
                 apply_tile(x, dy, y, w, b, geo, tile, i, m, sets[:, first : first + count], todo, work, apart)
     release(work)
     fence()

@@ -14,7 +14,7 @@ from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
-from .indexing import position, set_origin, tiles_of
+from .indexing import entry, innermost, position, set_origin, tiles_of
 from .lanes import ALONG, add_run, sum_run
 from .standardize import scale_of, skipped
 from .sums import about_pivot, cancels, loses_digits, merge
@@ -61,12 +61,12 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
 
     The pivot of a block is near its mean: the mean of what came before it, for the first one see `_block_sums`.
     """
-    kind, center = real.dtype.type, geo[1, CENTER] != 0
-    begin, end = chunk * CHUNK, least(geo[1, ROWS], (chunk + 1) * CHUNK)
+    kind, center = real.dtype.type, entry(geo, 1, CENTER) != 0
+    begin, end = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK)
     pivot = read(x, at[0], kind) if center else kind(0)
     start, origin, mean, m2, i = np.float64(pivot), 0.0, 0.0, 0.0, begin  # the mean is relative to the origin
     while i < end:
-        here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
+        here, left = position(geo, WALK, innermost(geo, WALK), at, i)
         size = least(least(BLOCK, left), end - i)
         s, q, share, pivot = _block_sums(x, here[0], size, pivot, i == begin, center, kind)
         if center:
@@ -86,10 +86,10 @@ def _apply_set(
     x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
 ) -> None:
     """The result for elements [first, last) of the set that starts at offsets `at`."""
-    vary, stream = geo[geo[0, REDUCED + 1] - 1, W] != 0, geo[2, STREAM] != 0
+    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
     i = first
     while i < last:
-        (ox, oy, ow, ob), left = position(geo, geo[0, REDUCED], geo[0, REDUCED + 1], at, i)
+        (ox, oy, ow, ob), left = position(geo, REDUCED, innermost(geo, REDUCED), at, i)
         run = least(left, last - i)
         apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
         i += run
@@ -133,7 +133,7 @@ def forward(
 ) -> Any:
     """Statistics and result of each set while it is in cache. Returns how many sets wait for float64."""
     on_its_own()
-    n, center, marked = geo[1, ROWS], geo[1, CENTER] != 0, 0
+    n, center, marked = entry(geo, 1, ROWS), entry(geo, 1, CENTER) != 0, 0
     first, last = tiles_of(geo, begin, end)
     for k in range(first, last):
         if real.itemsize == 8 and skipped(todo, k, real):
@@ -149,7 +149,7 @@ def forward(
             marked += 1
         else:
             centre = _centre(mean, low, scale_of(m2 * share, 1.0, eps), real)
-            _apply_set(x, None, y, w, b, geo, at, 0, geo[2, APPLY_ROWS], centre, centre)
+            _apply_set(x, None, y, w, b, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, centre)
     fence()
     return marked
 
@@ -172,8 +172,8 @@ def forward_short(
 ) -> Any:
     """`forward` where every set is one run and one block: the same bits. Layer norm of 64 x 64 takes 2.2 us so, 2.9 there."""
     on_its_own()
-    n, center, marked, kind = geo[1, ROWS], geo[1, CENTER] != 0, 0, real.dtype.type
-    vary, stream = geo[geo[0, REDUCED + 1] - 1, W] != 0, geo[2, STREAM] != 0
+    n, center, marked, kind = entry(geo, 1, ROWS), entry(geo, 1, CENTER) != 0, 0, real.dtype.type
+    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
     first, last = tiles_of(geo, begin, end)
     for k in range(first, last):
         if real.itemsize == 8 and skipped(todo, k, real):
@@ -212,7 +212,7 @@ def apply(
 ) -> int:
     """The result of one chunk of a few sets per task, from the numbers of the sets: of the norm, or with dy its gradient."""
     out_of_line()
-    n, kind = geo[2, APPLY_ROWS], real.dtype.type
+    n, kind = entry(geo, 2, APPLY_ROWS), real.dtype.type
     chunks = -(-n // CHUNK)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -236,10 +236,10 @@ def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centr
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
     it does not; not where they are None or 2 x 0.
     """
-    end, along = least(geo[1, ROWS], (chunk + 1) * CHUNK), geo[LANE, MODE] == ALONG
+    end, along = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG
     i, plain, products = chunk * CHUNK, 0.0, 0.0
     while i < end:
-        here, left = position(geo, geo[0, WALK], geo[0, WALK + 1], at, i)
+        here, left = position(geo, WALK, innermost(geo, WALK), at, i)
         size = least(least(BLOCK, left), end - i)
         s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
         if along or len(moving) == 3:
@@ -279,7 +279,7 @@ def backward(
     of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
-    width, kind = totals.shape[2] if geo[LANE, MODE] == ALONG else 0, real.dtype.type
+    width, kind = totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real.dtype.type
     collected = scratch(2, width, real)
     for row in range(2):
         fill(collected[row], width, kind(0))
@@ -289,13 +289,13 @@ def backward(
             if not skipped(todo, k, real):
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                for chunk in range(-(-geo[1, ROWS] // CHUNK)):
+                for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
                     s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task])
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
                 rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
-                _apply_set(x, dy, dx, w, None, geo, at, 0, geo[2, APPLY_ROWS], centre, rest)
+                _apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 for row in range(2 if width > 0 else 0):
                     add_run(collected[row], 0, totals[task, row], 0, width)

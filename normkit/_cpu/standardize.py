@@ -30,7 +30,7 @@ from .buffers import (
 )
 from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, TILE_WIDTH, B, W, X, Y
-from .indexing import advance, gather, position
+from .indexing import advance, entry, gather, innermost, position
 from .lanes import spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
@@ -79,26 +79,25 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
     out_of_line()
     centre = (work[HIGH, 0], work[LOW, 0], work[RSTD, 0])
     rest = (work[SHIFT, 0], work[SLOPE, 0], work[GAIN, 0])
-    first, last = geo[0, REDUCED], geo[0, REDUCED + 1]
-    inner = geo[last - 1]
+    inner = innermost(geo, REDUCED)
     line = work[BUFFER]
     done = 0
     while done < m:
-        (ox, oy, ow, ob), left = position(geo, first, last, at, i + done)
+        (ox, oy, ow, ob), left = position(geo, REDUCED, inner, at, i + done)
         run = least(least(m - done, left), ROW)
-        gather(x, ox, run, inner[X], 1, 0, 1, 0, line)
-        gather(w, ow, run, inner[W], 1, 0, 1, 0, work[WEIGHT])
+        gather(x, ox, run, entry(geo, inner, X), 1, 0, 1, 0, line)
+        gather(w, ow, run, entry(geo, inner, W), 1, 0, 1, 0, work[WEIGHT])
         if b is not None:
-            gather(b, ob, run, inner[B], 1, 0, 1, 0, work[BIAS])
+            gather(b, ob, run, entry(geo, inner, B), 1, 0, 1, 0, work[BIAS])
         if dy is not None:
-            gather(dy, ob, run, inner[DY], 1, 0, 1, 0, work[BUFFER_DY])
+            gather(dy, ob, run, entry(geo, inner, DY), 1, 0, 1, 0, work[BUFFER_DY])
         line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
         apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
-        if inner[Y] == 1:
+        if entry(geo, inner, Y) == 1:
             copy_run(line, 0, run, y, oy)
         else:
             for j in range(run):
-                write(y, oy + j * inner[Y], work[BUFFER, j])
+                write(y, oy + j * entry(geo, inner, Y), work[BUFFER, j])
         done += run
 
 
@@ -106,15 +105,15 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
 def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
     """The weights (or biases) of one position of a tile."""
     out_of_line()
-    step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
-    gather(array, o, 1, 0, count, step, geo[1, APPLY_LANES], along, to)
+    step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
+    gather(array, o, 1, 0, count, step, entry(geo, 1, APPLY_LANES), along, to)
 
 
 @jit_inline
 def _still(geo: Any, count: int, column: int) -> Any:
     """Whether a weight or bias is the same for all lanes of a position."""
-    step, along = geo[geo[0, KEPT + 1] - 1, column], geo[geo[0, REDUCED + 1] - 1, column]
-    return (count == 1 or step == 0) and (geo[1, APPLY_LANES] == 1 or along == 0)
+    step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
+    return (count == 1 or step == 0) and (entry(geo, 1, APPLY_LANES) == 1 or along == 0)
 
 
 @jit_inline
@@ -130,15 +129,14 @@ def _period(width: int) -> Any:
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
-    lanes, varies, stream = geo[1, APPLY_LANES], geo[1, AFFINE_VARIES], geo[2, STREAM] != 0
+    lanes, varies, stream = entry(geo, 1, APPLY_LANES), entry(geo, 1, AFFINE_VARIES), entry(geo, 2, STREAM) != 0
     width = count * lanes
-    first, last = geo[0, REDUCED], geo[0, REDUCED + 1]
+    inner = innermost(geo, REDUCED)
     if lanes > 1:
-        last -= 1
-    inner = geo[last - 1]
-    dense = inner[X] == width and inner[Y] == width
+        inner -= 1
+    dense = entry(geo, inner, X) == width and entry(geo, inner, Y) == width
     if dy is not None:
-        dense &= inner[DY] == width
+        dense &= entry(geo, inner, DY) == width
     together, period = 1, 0
     if dense and not varies:
         period = _period(width) if m * width >= 4 * PERIOD_LENGTH else 0
@@ -160,7 +158,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
             laid *= 2
     done = 0
     while done < m:
-        here, left = position(geo, first, last, at, i + done)
+        here, left = position(geo, REDUCED, inner, at, i + done)
         run = least(m - done, left)
         if period > 0:
             apply_period(x, dy, y, here, run * width, period, work, stream)
@@ -169,12 +167,12 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         # positions in one go, and how many times: many side by side; or one after another, their weights with them or the same
         side, rows = (together, 1) if together > 1 else (1, run if splat or not varies else 1)
         for p in range(0, run, most(side, rows)):
-            place, span = advance(geo, last - 1, here, p), least(side, run - p) * width
+            place, span = advance(geo, inner, here, p), least(side, run - p) * width
             if rows == 1 and varies:
                 _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
                 if b is not None:
                     _lay_affine(b, geo, place[3], count, B, work[BIAS])
-            steps = (inner[X], inner[Y], inner[W], inner[B]) if together == 1 else (span, span, 0, span)
+            steps = (span, span, 0, span) if together > 1 else advance(geo, inner, (0, 0, 0, 0), 1)
             apply_lanes(x, dy, y, (w, b), place, steps, span, rows, work, rows > 1 and varies != 0, stream)
         done += run
 
@@ -192,8 +190,8 @@ def _apply_near(
         while end < count and not skipped(todo, first + end, work):
             end += 1
         if end > k:
-            load_sets(sets, k, end - k, geo[1, APPLY_LANES], dy is not None, work)
-            _apply_lanes(x, dy, y, w, b, geo, advance(geo, geo[0, KEPT + 1] - 1, at, k), i, m, end - k, work)
+            load_sets(sets, k, end - k, entry(geo, 1, APPLY_LANES), dy is not None, work)
+            _apply_lanes(x, dy, y, w, b, geo, advance(geo, innermost(geo, KEPT), at, k), i, m, end - k, work)
         k = end + 1
 
 
@@ -204,14 +202,14 @@ def _apply_apart(
     """`apply_tile` where they are not."""
     out_of_line()
     first, count, at = tile
-    elements = most(geo[1, APPLY_LANES], 1)
+    elements = most(entry(geo, 1, APPLY_LANES), 1)
     begin, end = i * elements, (i + m) * elements
     size = BLOCK if count > 1 else m * elements  # sets side by side: block by block, while x is in cache
     for block in range(begin, end, size):
         for k in range(count):
             if not skipped(todo, first + k, work):
                 load_sets(sets, k, 1, 1, dy is not None, work)
-                start = advance(geo, geo[0, KEPT + 1] - 1, at, k)
+                start = advance(geo, innermost(geo, KEPT), at, k)
                 _apply_set(x, dy, y, w, b, geo, start, block, least(size, end - block), work)
 
 

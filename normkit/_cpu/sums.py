@@ -15,7 +15,7 @@ from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
-from .indexing import gather
+from .indexing import entry, gather, innermost
 from .lanes import add_run, fold_lanes, multiply_run, spread_lanes
 from .vectors import copy_run, least, most, on_its_own, out_of_line, read
 
@@ -47,7 +47,7 @@ def _partials(lanes: int) -> Any:
 @jit_inline
 def _collect(work: Any, geo: Any, o: int, count: int, own: Any) -> None:
     """Add the sums of every lane to those of its element of the weight, the first at o."""
-    lanes, step, lane_step = geo[LANE, SIZE], geo[geo[0, KEPT + 1] - 1, W], geo[LANE, W]
+    lanes, step, lane_step = entry(geo, LANE, SIZE), entry(geo, innermost(geo, KEPT), W), entry(geo, LANE, W)
     for row in range(2):
         if (count == 1 or step == lanes) and (lanes == 1 or lane_step == 1):
             add_run(work[TOTAL + row], 0, own[row], o, count * lanes)
@@ -76,9 +76,9 @@ def chunk_products(
     own: 2 x n for sums of dy and dy * x_hat for each element of the weight, or 2 x 0.
     """
     out_of_line()
-    lanes, still = geo[LANE, SIZE], geo[1, MOVES] == 0
+    lanes, still = entry(geo, LANE, SIZE), entry(geo, 1, MOVES) == 0
     partials = _partials(lanes)
-    last, block = least(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    last, block = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
     for i in range(chunk * CHUNK, last, block):
@@ -104,7 +104,7 @@ def cancels(s: Any, q: Any, n: int) -> Any:
 @jit_inline
 def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
     """The first element of every set."""
-    gather(x, o, 1, 0, count, geo[geo[0, KEPT + 1] - 1, X], 1, 0, to)
+    gather(x, o, 1, 0, count, entry(geo, innermost(geo, KEPT), X), 1, 0, to)
 
 
 @jit_part
@@ -150,9 +150,9 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     elements, so cancellation costs a factor of 3 at most, whatever the data: n_b (pivot - mean_b)^2 <= 2 M2 of both together.
     """
     out_of_line()
-    lanes, center = geo[LANE, SIZE], geo[1, CENTER] != 0
+    lanes, center = entry(geo, LANE, SIZE), entry(geo, 1, CENTER) != 0
     partials = _partials(lanes)
-    first, last, block = chunk * CHUNK, least(geo[1, ROWS], (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    first, last, block = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         mean[k], m2[k], work[ORIGIN, k] = 0.0, 0.0, 0.0
     if center:
@@ -209,7 +209,7 @@ def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
 @jit_inline
 def finish_set(x: Any, geo: Any, origin: int, mean: float, m2: float, moments: Any, k: int) -> None:
     """Store the moments of set k from its mean relative to its first element."""
-    start = read(x, origin, np.float64) if geo[1, CENTER] else 0.0
+    start = read(x, origin, np.float64) if entry(geo, 1, CENTER) else 0.0
     moments[MEAN, k] = start + mean
     moments[MEAN_LOW, k] = (start - moments[MEAN, k]) + mean
     moments[M2, k] = m2
