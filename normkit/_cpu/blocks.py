@@ -8,7 +8,8 @@ from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, entry, gather, innermost, position
-from .lanes import ALONG, TABLE, accumulate, add_run
+from .lanes import ALONG, TABLE, accumulate
+from .rows import add_run
 from .vectors import beside, copy_run, fill, least, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions

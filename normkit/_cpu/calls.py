@@ -11,7 +11,7 @@ from .._dtypes import Array
 from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
-from . import gradients, kernels, runs, threads
+from . import gradients, kernels, run_gradients, runs, threads
 from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
@@ -157,7 +157,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
         if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((plan.groups, 2, weight.size))
         arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
-        serial = runs.backward if plan.in_runs else gradients.backward
+        serial = run_gradients.backward if plan.in_runs else gradients.backward
         threads.launch(plan.elements, serial, gradients.backward_parallel, arguments)
         return marked
 
@@ -196,7 +196,7 @@ def _sums_over(
         if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((tasks, 2, moving[0].size))
         arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
-        serial = runs.partial_products if plan.in_runs else gradients.partial_products
+        serial = run_gradients.partial_products if plan.in_runs else gradients.partial_products
         threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments)
         return marked
 

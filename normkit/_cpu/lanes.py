@@ -1,4 +1,4 @@
-"""The sums, as explicit SIMD: what adds up every element is written here, once, in LLVM vectors.
+"""The sums of tiles, as explicit SIMD: what adds up every element is written here and in `strips.py`, in LLVM vectors.
 
 Plain Numba loops would leave the order of a sum to the compiler (with `reassoc`) or leave it scalar (without), and would
 check pointers for overlap before each run. Here the lanes are part of the definition: the elements of a run are summed in
@@ -22,7 +22,6 @@ from numba.core import cgutils
 
 from .._formulas import terms_of
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
-from .geometry import STRIP_ROWS
 from .simd import (
     CACHE_LINE,
     STEP,
@@ -32,15 +31,12 @@ from .simd import (
     Table,
     elements_of,
     first_lanes,
-    loop,
+    fold,
     primitive,
-    sources_of,
     splat,
 )
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
-LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
-STRIP = STRIP_ROWS * LANES
 # Columns summed side by side, in registers (a gradient has more numbers per column: not 64), and those that lie apart.
 _COLUMNS, _COLUMNS_APART = (64, 32, STEP), (8, 1)
 
@@ -129,7 +125,7 @@ def accumulate(
             for k, term in enumerate(terms_of(builder, values, own)):
                 if mask is not None:
                     term = builder.select(mask, term, ir.Constant(term.type, None))
-                line, more = owned.row(intp(k)), _fold(builder, term)
+                line, more = owned.row(intp(k)), fold(builder, term)
                 if line.wide != wide:
                     more = builder.fpext(more, line.wide)
                 line.store(place, builder.fadd(line.load(place, 1), more))
@@ -191,178 +187,3 @@ def accumulate(
 def _numbers_per_element(sources: Sequence[Any]) -> int:
     """How many rows of `work` go with an element: the pivot; or high, low and rstd."""
     return 1 if len(sources) == 1 else 3
-
-
-@primitive
-def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
-    """to[p + j] += a[o + j] for j in [0, m); `to` may be the wider of the two."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[2].dtype)
-        parts, totals = (Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in (0, 2))
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            totals.store(j, builder.fadd(totals.load(j, count, mask), parts.load(j, count, mask)), mask=mask)
-
-        loop(builder, args[4], emit)
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, to, types.intp, types.intp), codegen
-
-
-@primitive
-def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
-    """a[j] *= by[j] for j in [0, m)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[0].dtype)
-        values, factors = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            values.store(j, builder.fmul(values.load(j, count, mask), factors.load(j, count, mask)), mask=mask)
-
-        loop(builder, args[2], emit)
-        return context.get_dummy_value()
-
-    return types.void(a, by, types.intp), codegen
-
-
-@primitive
-def fold_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
-    """a[k] = the sum of a[k * lanes : (k + 1) * lanes] for k in [0, sets): vectors of them are added up, then their lanes."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
-        values = Elements(context, builder, sig.args[0], args[0], wide)
-        slot = cgutils.alloca_once(builder, ir.VectorType(wide, STEP))
-        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (k, _):
-            own = values.at(builder.mul(k, args[2]))
-            builder.store(splat(builder, ir.Constant(wide, 0.0), STEP), slot)
-
-            def emit(j: ir.Value, count: int, mask: Mask) -> None:
-                builder.store(builder.fadd(builder.load(slot), own.load(j, count, mask)), slot)
-
-            loop(builder, args[2], emit)
-            values.store(k, _fold(builder, builder.load(slot)))
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, types.intp), codegen
-
-
-@primitive
-def spread_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
-    """a[k * lanes : (k + 1) * lanes] = a[k] for k in [0, sets), the last one first."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
-        values = Elements(context, builder, sig.args[0], args[0], wide)
-        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (back, _):
-            k = builder.sub(builder.sub(args[1], back), intp(1))
-            number, own = values.load(k, 1), values.at(builder.mul(k, args[2]))
-            loop(builder, args[2], lambda j, count, mask: own.store(j, splat(builder, number, count), mask=mask))
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, types.intp), codegen
-
-
-def _fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
-    while lanes.type.count > 1:
-        half = lanes.type.count // 2
-        index = ir.VectorType(ir.IntType(32), half)
-        low, high = (
-            builder.shuffle_vector(lanes, lanes, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
-        )
-        lanes = builder.fadd(low, high)
-    return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
-
-
-_AHEAD = 2048  # bytes asked for ahead: statistics of 128 MiB take 4.2 ms so, 7.4 without (2 cores, 2026-11)
-
-
-@primitive
-def sum_run(
-    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any
-) -> Any:
-    """The two sums over m neighbouring elements of one set, all lanes in registers.
-
-    numbers: (high, low, rstd), or a pivot for high. moving: the arrays of numbers that change along a set, None, (weight,)
-    or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run; but a weight that does not vary is
-    left out. Where it varies and own, None or 2 x n, is not empty, dy and dy * x_hat of each element are added to its rows
-    too, from `at` on.
-    """
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[5][0])
-        table = None if isinstance(own, types.NoneType) else Table(context, builder, sig.args[9], args[9])
-        rows = [] if table is None else [table.row(ir.Constant(args[4].type, k)).at(args[7]) for k in range(2)]
-        sources = sources_of(context, builder, sig, args, wide)
-        intp = args[4].type
-        zero, lanes = (ir.Constant(intp, k) for k in (0, LANES))
-        row_type = ir.VectorType(wide, LANES)
-        none = ir.Constant(row_type, [0.0] * LANES)
-        totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
-        strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
-        movers = elements_of(context, builder, sig.args[6], args[6], wide)
-        movers = [mover.at(args[7]) for mover in movers]
-        needed = 1 if len(sources) == 1 else 0 if len(movers) == 3 else 3
-        fixed = cgutils.unpack_tuple(builder, args[5], 3)[:needed]
-
-        def add(terms: Any, to: list[ir.Value]) -> None:
-            for slot, term in zip(to, terms, strict=True):
-                builder.store(builder.fadd(builder.load(slot), term), slot)
-
-        def run(varying: bool, collecting: bool = False) -> None:
-            moved = [] if varying or len(movers) == 1 else [mover.load(zero, 1) for mover in movers]
-            still = [*fixed, *moved]
-            splats = [splat(builder, v, LANES) for v in still]
-
-            def terms(j: ir.Value, mask: Mask = None) -> list[ir.Value]:
-                """What LANES elements add; 0 for those that are not in the mask."""
-                along = [mover.load(j, LANES, mask) for mover in movers] if varying else []
-                values, numbers = [source.load(j, LANES, mask) for source in sources], [*splats, *along]
-                for source in sources:
-                    for line in range(0, LANES, CACHE_LINE // source.size):
-                        source.prefetch(builder.add(j, intp(_AHEAD // source.size + line)), write=0)
-                if collecting:
-                    for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
-                        part.store(j, builder.fadd(part.load(j, LANES, mask), term), mask=mask)
-                found = terms_of(builder, values, numbers)
-                return [term if mask is None else builder.select(mask, term, none) for term in found]
-
-            whole = builder.and_(args[4], ir.Constant(intp, -LANES))
-            with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):
-                for slot in strip:
-                    builder.store(none, slot)
-                end = builder.add(start, ir.Constant(intp, STRIP))
-                stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
-                with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
-                    add(terms(j), strip)
-                with (
-                    builder.if_then(builder.icmp_signed(">", end, args[4])),
-                    builder.if_then(builder.icmp_signed("<", whole, args[4])),
-                ):
-                    add(terms(whole, first_lanes(builder, builder.sub(args[4], whole), LANES)), strip)
-                add([builder.load(slot) for slot in strip], totals)
-
-        if movers:
-            with builder.if_else(cgutils.is_true(builder, args[8])) as (then, otherwise):
-                with then:
-                    if table is None:
-                        run(varying=True)
-                    else:
-                        wanted = builder.icmp_signed(">", table.length, zero)
-                        with builder.if_else(wanted) as (collect, pass_by):
-                            with collect:
-                                run(varying=True, collecting=True)
-                            with pass_by:
-                                run(varying=True)
-                with otherwise:
-                    run(varying=False)
-        else:
-            run(varying=False)
-        return cgutils.pack_array(builder, [_fold(builder, builder.load(slot)) for slot in totals])
-
-    index = types.intp
-    flag = types.boolean
-    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own), codegen

@@ -1,7 +1,8 @@
 """The kernels for sets whose elements lie in runs: neighbours in memory, in x and in what is written.
 
 Instance, layer, group, batch and RMS norm of an array in NC* order. A set is summed in blocks, each within a run, all its
-numbers in registers; what lies otherwise goes to the tiles of `kernels.py`. Both have the same arguments.
+numbers in registers; what lies otherwise goes to the tiles of `kernels.py`. Both have the same arguments. The gradient is in
+`run_gradients.py`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ import numpy as np
 from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import entry, innermost, position, set_origin, tiles_of
-from .lanes import ALONG, add_run, sum_run
 from .standardize import scale_of, skipped
+from .strips import sum_run
 from .sums import about_pivot, cancels, loses_digits, merge
-from .vectors import fence, fill, least, on_its_own, out_of_line, read, release, scratch
+from .vectors import fence, least, on_its_own, out_of_line, read
 
 FEW = 8  # elements that give a pivot within a deviation of the mean, but for 1 set of 200; the first alone, 1 of 3
-FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
 
 @jit_inline
@@ -82,7 +82,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
 
 
 @jit_inline
-def _apply_set(
+def apply_set(
     x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
 ) -> None:
     """The result for elements [first, last) of the set that starts at offsets `at`."""
@@ -96,7 +96,7 @@ def _apply_set(
 
 
 @jit_inline
-def _centre(mean: float, low: float, rstd: float, real: Any) -> Any:
+def centre_of(mean: float, low: float, rstd: float, real: Any) -> Any:
     """The numbers of a set in the accumulator: the mean in two parts, x - high is exact near it."""
     high = real.dtype.type(mean)
     return high, real.dtype.type((mean - np.float64(high)) + low), real.dtype.type(rstd)
@@ -148,8 +148,8 @@ def forward(
         if waits:
             marked += 1
         else:
-            centre = _centre(mean, low, scale_of(m2 * share, 1.0, eps), real)
-            _apply_set(x, None, y, w, b, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, centre)
+            centre = centre_of(mean, low, scale_of(m2 * share, 1.0, eps), real)
+            apply_set(x, None, y, w, b, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, centre)
     fence()
     return marked
 
@@ -187,7 +187,7 @@ def forward_short(
         if waits:
             marked += 1
         else:
-            centre = _centre(mean, low, scale_of(m2 * share, 1.0, eps), real)
+            centre = centre_of(mean, low, scale_of(m2 * share, 1.0, eps), real)
             apply_run(x, at[0], None, 0, y, at[1], n, centre, (w, b), (at[2], at[3]), centre, vary, stream)
     fence()
     return marked
@@ -219,122 +219,11 @@ def apply(
         first, last = tiles_of(geo, group, group + 1)
         for k in range(first, last):
             if not skipped(todo, k, real):
-                centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 rest = centre
                 if dy is not None:
                     rest = (kind(sets[SET_SHIFT, k]), kind(sets[SET_SLOPE, k]), kind(sets[SET_GAIN, k]))
                 stop = least(n, (chunk + 1) * CHUNK)
-                _apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest)
+                apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest)
     fence()
-    return 0
-
-
-@jit_inline
-def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
-    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
-
-    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are None or 2 x 0.
-    """
-    end, along = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG
-    i, plain, products = chunk * CHUNK, 0.0, 0.0
-    while i < end:
-        here, left = position(geo, WALK, innermost(geo, WALK), at, i)
-        size = least(least(BLOCK, left), end - i)
-        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
-        if along or len(moving) == 3:
-            plain += s
-            products += q
-        else:
-            w = read(moving[0], here[2], np.float64)
-            plain += s * w
-            products += q * w
-            if total.shape[1] > 0:
-                total[0, here[2]] += s
-                total[1, here[2]] += q
-        i += size
-    return plain, products
-
-
-@jit
-def backward(
-    x: Any,
-    dy: Any,
-    dx: Any,
-    w: Any,
-    sets: Any,
-    sums: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    shares: Any,
-    real: Any,
-    apart: Any,
-    begin: int,
-    end: int,
-) -> int:
-    """The sums of each set, (2, sets), and its dx while it is in cache.
-
-    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
-    of a task for each element of the weight, or (tasks, 2, 0).
-    """
-    out_of_line()
-    width, kind = totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real.dtype.type
-    collected = scratch(2, width, real)
-    for row in range(2):
-        fill(collected[row], width, kind(0))
-    for task in range(begin, end):
-        first, last = tiles_of(geo, task, task + 1)
-        for k in range(first, last):
-            if not skipped(todo, k, real):
-                at, s, q = set_origin(geo, k), 0.0, 0.0
-                centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
-                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task])
-                    s += s_b
-                    q += q_b
-                sums[0, k], sums[1, k] = s, q
-                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
-                _apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
-            if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
-                for row in range(2 if width > 0 else 0):
-                    add_run(collected[row], 0, totals[task, row], 0, width)
-                    fill(collected[row], width, kind(0))
-    release(collected)
-    fence()
-    return 0
-
-
-@jit
-def partial_products(
-    x: Any,
-    dy: Any,
-    moving: Any,
-    sets: Any,
-    partials: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    real: Any,
-    apart: Any,
-    begin: int,
-    end: int,
-) -> int:
-    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2); totals as in `backward`.
-
-    moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
-    """
-    out_of_line()
-    chunks = partials.shape[1]
-    for task in range(begin, end):
-        group, chunk = task // chunks, task % chunks
-        first, last = tiles_of(geo, group, group + 1)
-        for k in range(first, last):
-            if not skipped(todo, k, real):
-                centre = _centre(0.0, 0.0, 0.0, real)
-                if len(moving) == 1:
-                    centre = _centre(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task])
-                partials[k, chunk, 0], partials[k, chunk, 1] = sums
     return 0

@@ -169,6 +169,18 @@ def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
 
 
+def fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
+    while lanes.type.count > 1:
+        half = lanes.type.count // 2
+        index = ir.VectorType(ir.IntType(32), half)
+        low, high = (
+            builder.shuffle_vector(lanes, lanes, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
+        )
+        lanes = builder.fadd(low, high)
+    return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+
+
 def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
     """The mask of the first m of `count` lanes."""
     lanes = ir.Constant(ir.VectorType(m.type, count), list(range(count)))

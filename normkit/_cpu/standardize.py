@@ -31,7 +31,7 @@ from .buffers import (
 from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, TILE_WIDTH, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
-from .lanes import spread_lanes
+from .rows import spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 scale_of = jit_inline(_scale_of)

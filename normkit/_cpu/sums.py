@@ -16,7 +16,7 @@ from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_
 from .compile import jit_inline, jit_part
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
-from .lanes import add_run, fold_lanes, multiply_run, spread_lanes
+from .rows import add_run, fold_lanes, multiply_run, spread_lanes
 from .vectors import copy_run, least, most, on_its_own, out_of_line, read
 
 

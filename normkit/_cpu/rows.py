@@ -1,0 +1,83 @@
+"""What is done to whole rows of a task's buffers, as explicit SIMD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from .simd import STEP, Elements, Mask, fold, loop, primitive, splat
+
+
+@primitive
+def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
+    """to[p + j] += a[o + j] for j in [0, m); `to` may be the wider of the two."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[2].dtype)
+        parts, totals = (Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in (0, 2))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            totals.store(j, builder.fadd(totals.load(j, count, mask), parts.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, to, types.intp, types.intp), codegen
+
+
+@primitive
+def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
+    """a[j] *= by[j] for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[0].dtype)
+        values, factors = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            values.store(j, builder.fmul(values.load(j, count, mask), factors.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[2], emit)
+        return context.get_dummy_value()
+
+    return types.void(a, by, types.intp), codegen
+
+
+@primitive
+def fold_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
+    """a[k] = the sum of a[k * lanes : (k + 1) * lanes] for k in [0, sets): vectors of them are added up, then their lanes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        slot = cgutils.alloca_once(builder, ir.VectorType(wide, STEP))
+        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (k, _):
+            own = values.at(builder.mul(k, args[2]))
+            builder.store(splat(builder, ir.Constant(wide, 0.0), STEP), slot)
+
+            def emit(j: ir.Value, count: int, mask: Mask) -> None:
+                builder.store(builder.fadd(builder.load(slot), own.load(j, count, mask)), slot)
+
+            loop(builder, args[2], emit)
+            values.store(k, fold(builder, builder.load(slot)))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), codegen
+
+
+@primitive
+def spread_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
+    """a[k * lanes : (k + 1) * lanes] = a[k] for k in [0, sets), the last one first."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (back, _):
+            k = builder.sub(builder.sub(args[1], back), intp(1))
+            number, own = values.load(k, 1), values.at(builder.mul(k, args[2]))
+            loop(builder, args[2], lambda j, count, mask: own.store(j, splat(builder, number, count), mask=mask))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), codegen

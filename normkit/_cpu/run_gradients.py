@@ -1,0 +1,131 @@
+"""The kernels of the gradient for sets in runs; the sums are those of `gradients.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .buffers import MEAN, MEAN_LOW, SET_GAIN, SET_RSTD
+from .compile import jit, jit_inline
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MODE, ROWS, WALK
+from .indexing import entry, innermost, position, set_origin, tiles_of
+from .lanes import ALONG
+from .rows import add_run
+from .runs import apply_set, centre_of
+from .standardize import skipped
+from .strips import sum_run
+from .vectors import fence, fill, least, out_of_line, read, release, scratch
+
+FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
+
+
+@jit_inline
+def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
+    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
+
+    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
+    it does not; not where they are None or 2 x 0.
+    """
+    end, along = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG
+    i, plain, products = chunk * CHUNK, 0.0, 0.0
+    while i < end:
+        here, left = position(geo, WALK, innermost(geo, WALK), at, i)
+        size = least(least(BLOCK, left), end - i)
+        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
+        if along or len(moving) == 3:
+            plain += s
+            products += q
+        else:
+            w = read(moving[0], here[2], np.float64)
+            plain += s * w
+            products += q * w
+            if total.shape[1] > 0:
+                total[0, here[2]] += s
+                total[1, here[2]] += q
+        i += size
+    return plain, products
+
+
+@jit
+def backward(
+    x: Any,
+    dy: Any,
+    dx: Any,
+    w: Any,
+    sets: Any,
+    sums: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    shares: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """The sums of each set, (2, sets), and its dx while it is in cache.
+
+    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
+    of a task for each element of the weight, or (tasks, 2, 0).
+    """
+    out_of_line()
+    width, kind = totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real.dtype.type
+    collected = scratch(2, width, real)
+    for row in range(2):
+        fill(collected[row], width, kind(0))
+    for task in range(begin, end):
+        first, last = tiles_of(geo, task, task + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                at, s, q = set_origin(geo, k), 0.0, 0.0
+                centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
+                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task])
+                    s += s_b
+                    q += q_b
+                sums[0, k], sums[1, k] = s, q
+                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
+                apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
+            if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
+                for row in range(2 if width > 0 else 0):
+                    add_run(collected[row], 0, totals[task, row], 0, width)
+                    fill(collected[row], width, kind(0))
+    release(collected)
+    fence()
+    return 0
+
+
+@jit
+def partial_products(
+    x: Any,
+    dy: Any,
+    moving: Any,
+    sets: Any,
+    partials: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2); totals as in `backward`.
+
+    moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
+    """
+    out_of_line()
+    chunks = partials.shape[1]
+    for task in range(begin, end):
+        group, chunk = task // chunks, task % chunks
+        first, last = tiles_of(geo, group, group + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                centre = centre_of(0.0, 0.0, 0.0, real)
+                if len(moving) == 1:
+                    centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                at = set_origin(geo, k)
+                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task])
+                partials[k, chunk, 0], partials[k, chunk, 1] = sums
+    return 0
