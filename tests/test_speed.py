@@ -49,6 +49,29 @@ def test_signatures_are_few():
     assert [len(kernel.signatures) for kernel in kernels] == before
 
 
+@pytest.mark.parametrize(
+    ("x", "absent"),
+    [
+        ("np.moveaxis(np.ones((2, 6, 6, 4)), -1, 1)", {"_apply_apart", "_find_places"}),
+        ("np.ones((2, 8, 6, 12))[:, ::2, :, ::2]", {"_apply_near", "_apply_lanes"}),
+    ],
+)
+def test_a_first_call_compiles_each_part_once_and_only_what_it_needs(x, absent, tmp_path):
+    """In a process of its own, with an empty cache: what is compiled are all parts of the one kernel there is."""
+    code = f"""
+import numpy as np, normkit as nk
+from normkit._cpu import compile
+made = []
+compiled = compile._compiled
+compile._compiled = lambda context, function, sig: (made.append(function.__name__), compiled(context, function, sig))[1]
+nk.instance_norm({x})
+print(*made)
+"""
+    made = run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert "chunk_moments" in made and len(set(made)) == len(made)
+    assert absent.isdisjoint(made)
+
+
 def test_import_costs_nothing():
     """No compiler, no framework: numpy is all that is there after the import, and not even that is normkit's own."""
     code = """

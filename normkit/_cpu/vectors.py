@@ -19,7 +19,7 @@ _BYTES = ir.IntType(8).as_pointer()
 def out_of_line(typingctx: Any) -> Any:
     """Compile the calling function once, for size: not again wherever it is called, and no loop of it unrolled.
 
-    All its speed is in the explicit loops of this module. First call of a forward: 28 s without, 10 s with both.
+    All its speed is in the explicit loops of `simd`. First call for channels last: 4.2 s so, 4.8 without.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
