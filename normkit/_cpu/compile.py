@@ -25,7 +25,7 @@ _warned: list[str] = []
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """The one place that sets the flags of a kernel. No fast-math: the order of every sum is part of the result.
+    """A kernel. No fast-math: the order of every sum is part of the result.
 
     References to arrays are not counted (`_nrt`), which took half the time of a small call: the caller holds them all, and
     what a kernel needs for itself comes from `vectors.scratch`.

@@ -27,7 +27,7 @@ def _placed(
 ) -> tuple[list[ir.Value], ir.Value]:
     """Offsets `index` positions on from `at`, along the segments of a kind up to `inner`, and what is left of the run.
 
-    In LLVM, as it is part of every kernel: in Python it has 100 steps, each of which takes 1 ms of a first call.
+    In LLVM, as it is part of every kernel: in Python it is 100 statements, of which each takes 1 ms of a first call.
     """
     intp, first, run = index.type, geo.at(kind.type(0), kind), geo.at(inner, inner.type(SIZE))
     within, *offsets = (cgutils.alloca_once_value(builder, value) for value in (index, *at))
@@ -64,7 +64,7 @@ def _divided(builder: ir.IRBuilder, number: ir.Value, by: ir.Value, remainder: i
 
 @primitive
 def entry(typingctx: Any, geo: Any, row: Any, column: Any) -> Any:
-    """geo[row, column]. Written so, each place costs 4 ms of a first call: Numba asks whether indices are negative."""
+    """geo[row, column]. That itself, which asks whether they are negative, costs 4 ms of a first call wherever it stands."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return Integers(context, builder, sig.args[0], args[0]).at(args[1], args[2])
