@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import normkit as nk
-from normkit import _interop
 from normkit._cuda import cache, launch
 from normkit._cuda.compile import Machine
-from normkit._interop import libraries
+from normkit._interop import doors, libraries
 from tests import fake_cuda
 from tests.test_cuda_code import make
 from tests.test_properties import images
@@ -143,7 +142,7 @@ def test_tensors_on_a_device_are_refused_as_on_the_cpu(changes, message):
     plain = {"is_cuda": True, "requires_grad": False, "is_conj": lambda: False, "is_neg": lambda: False, "layout": "strided"}
     tensor = types.SimpleNamespace(**{**plain, "dtype": "torch.float32", **changes})
     with pytest.raises(TypeError, match=message):
-        _interop._from_torch(torch, None, tensor, "x")
+        doors._from_torch(torch, None, tensor, "x")
 
 
 def test_statistics_by_each_library():
