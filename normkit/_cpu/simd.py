@@ -134,11 +134,15 @@ class Integers:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
         array = context.make_array(kind)(context, builder, value)
-        self.builder, self.data = builder, array.data
-        self.length = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        self.context, self.builder, self.data = context, builder, array.data
+        self.shape = cgutils.unpack_tuple(builder, array.shape, 2)
+        self.length = self.shape[1]
 
     def at(self, row: ir.Value, column: ir.Value) -> ir.Value:
-        """One element."""
+        """One element; with NUMBA_BOUNDSCHECK, which Numba asks for itself elsewhere, it must be there."""
+        if self.context.enable_boundscheck:
+            for axis, index in enumerate((row, column)):
+                cgutils.do_boundscheck(self.context, self.builder, index, self.shape[axis], axis)
         return self.builder.load(self.builder.gep(self.data, [self.builder.add(self.builder.mul(self.length, row), column)]))
 
     def row(self, index: int) -> Callable[[ir.Value], ir.Value]:
