@@ -28,16 +28,13 @@ def own_count(monkeypatch):
 def launched_on(monkeypatch, call):
     """The numbers of threads that Numba was told to launch on while `call` ran."""
     seen = []
-    spread = threads._spread
+    spread = threads.spread
 
-    def spying(parallel, arguments):
-        def told(*given):
-            seen.append(numba.get_num_threads())
-            return parallel(*given)
+    def spying(*given):
+        seen.append(numba.get_num_threads())
+        return spread(*given)
 
-        return spread(told, arguments)
-
-    monkeypatch.setattr(threads, "_spread", spying)
+    monkeypatch.setattr(threads, "spread", spying)
     call()
     return seen
 
@@ -66,8 +63,9 @@ def test_the_callers_mask_is_restored(own_count, monkeypatch):
         seen.append(numba.get_num_threads())
         raise MemoryError
 
-    with nk.num_threads(1), pytest.raises(MemoryError):
-        threads._spread(failing, ())
+    monkeypatch.setattr(threads, "spread", failing)
+    with pytest.raises(MemoryError):
+        threads._spread(0, (), 2, 1, mask)
     assert seen == [1] and numba.get_num_threads() == mask
 
 

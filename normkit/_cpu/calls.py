@@ -47,14 +47,15 @@ def _forward_for(plan: Plan, takes: Any, share: float, eps: float, wide: bool, w
     """`Forward.run`, as `narrow_then_wide` has it, but a function with all at hand: a call of 3 us would take 1.5 more."""
     n_sets, elements, (take_x, take_y, take_weight, take_bias) = plan.n_sets, plan.elements, takes
     serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
+    launch, launch_again = (threads.Launcher(serial, elements) for _ in range(2))
     narrow, again = ((plan.geo, share, eps, REAL[kind], plan.apart, 0, plan.groups) for kind in (wide, True))
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
         own = np.empty((3, n_sets)) if want_moments else _NO_MOMENTS
         todo = ALL if wide else np.zeros(n_sets, ALL.dtype)
         arrays = take_x(x), take_y(y), take_weight(weight), take_bias(bias), own, todo
-        if threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *narrow)) and not wide:
-            threads.launch(elements, serial, kernels.forward_parallel, (*arrays, *again))
+        if launch(*arrays, *narrow) and not wide:
+            launch_again(*arrays, *again)
         return own if want_moments else None
 
     return run
@@ -95,7 +96,7 @@ def _statistics(x: Array, split: Split, center: bool, wide: bool) -> tuple[Array
     def run(kind: Array, todo: Array) -> Any:
         arguments = (source, partials, plan.geo, kind, plan.apart, 0, tasks)
         serial = runs.partial_moments if plan.in_runs else kernels.partial_moments
-        threads.launch(plan.elements, serial, kernels.partial_moments_parallel, arguments)
+        threads.Launcher(serial, plan.elements)(*arguments)
         return kernels.finish(source, partials, result, todo, plan.geo, kind)
 
     return result, narrow_then_wide(wide, plan.n_sets, run)
@@ -126,7 +127,7 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
         marked = _marked(sets, kind, todo)
         arguments = (*sources, last, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
         serial = runs.apply if plan.in_runs else kernels.apply
-        threads.launch(plan.elements, serial, kernels.apply_parallel, arguments)
+        threads.Launcher(serial, plan.elements)(*arguments)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run, marked)
@@ -158,7 +159,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
             totals = np.zeros((plan.groups, 2, weight.size))
         arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
         serial = run_gradients.backward if plan.in_runs else gradients.backward
-        threads.launch(plan.elements, serial, gradients.backward_parallel, arguments)
+        threads.Launcher(serial, plan.elements)(*arguments)
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)
@@ -197,7 +198,7 @@ def _sums_over(
             totals = np.zeros((tasks, 2, moving[0].size))
         arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
         serial = run_gradients.partial_products if plan.in_runs else gradients.partial_products
-        threads.launch(plan.elements, serial, gradients.partial_products_parallel, arguments)
+        threads.Launcher(serial, plan.elements)(*arguments)
         return marked
 
     narrow_then_wide(wide, plan.n_sets, run)

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import prange
-
 from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
-from .compile import jit, jit_parallel
+from .compile import jit
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
-from .vectors import call, fence, out_of_line, release, scratch
+from .vectors import fence, out_of_line, release, scratch
 
 
 @jit
@@ -127,43 +125,3 @@ def merge_products(partials: Any, sums: Any) -> None:
             for chunk in range(partials.shape[1]):
                 total += partials[k, chunk, row]
             sums[row, k] = total
-
-
-@jit_parallel
-def backward_parallel(
-    kernel: int,
-    x: Any,
-    dy: Any,
-    dx: Any,
-    w: Any,
-    sets: Any,
-    sums: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    shares: Any,
-    real: Any,
-    apart: Any,
-    tasks: int,
-) -> None:
-    for task in prange(tasks):
-        call(kernel, (x, dy, dx, w, sets, sums, totals, todo, geo, shares, real, apart, task, task + 1))
-
-
-@jit_parallel
-def partial_products_parallel(
-    kernel: int,
-    x: Any,
-    dy: Any,
-    moving: Any,
-    sets: Any,
-    partials: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    real: Any,
-    apart: Any,
-    tasks: int,
-) -> None:
-    for task in prange(tasks):
-        call(kernel, (x, dy, moving, sets, partials, totals, todo, geo, real, apart, task, task + 1))

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import prange
-
 from .buffers import M2, MEAN, SET_RSTD, WORK_ROWS
-from .compile import jit, jit_inline, jit_parallel
+from .compile import jit, jit_inline
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -30,7 +28,7 @@ from .geometry import (
 from .indexing import entry, innermost, tile_of, tiles_of
 from .standardize import apply_tile, scale_of, skipped, wild
 from .sums import chunk_moments, finish_set, loses_digits, merge
-from .vectors import call, fence, least, out_of_line, release, scratch
+from .vectors import fence, least, out_of_line, release, scratch
 
 
 @jit_inline
@@ -182,49 +180,3 @@ def apply(
     release(work)
     fence()
     return 0
-
-
-@jit_parallel
-def forward_parallel(
-    kernel: int,
-    x: Any,
-    y: Any,
-    w: Any,
-    b: Any,
-    moments: Any,
-    todo: Any,
-    geo: Any,
-    share: float,
-    eps: float,
-    real: Any,
-    apart: Any,
-    tasks: int,
-) -> Any:
-    for task in prange(tasks):
-        call(kernel, (x, y, w, b, moments, todo, geo, share, eps, real, apart, task, task + 1))
-    return _marked(todo) if real.itemsize == 4 else 0
-
-
-@jit_parallel
-def partial_moments_parallel(kernel: int, x: Any, partials: Any, geo: Any, real: Any, apart: Any, tasks: int) -> None:
-    for task in prange(tasks):
-        call(kernel, (x, partials, geo, real, apart, task, task + 1))
-
-
-@jit_parallel
-def apply_parallel(
-    kernel: int,
-    x: Any,
-    dy: Any,
-    y: Any,
-    w: Any,
-    b: Any,
-    sets: Any,
-    todo: Any,
-    geo: Any,
-    real: Any,
-    apart: Any,
-    tasks: int,
-) -> None:
-    for task in prange(tasks):
-        call(kernel, (x, dy, y, w, b, sets, todo, geo, real, apart, task, task + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -11,6 +12,7 @@ import numpy as np
 
 from .._num_threads import limit
 from .._process import forked
+from .tasks import LINE, pool, spread
 
 # Two threads win from about here on. Instance norm of 32 x 32, us on one thread and on two (2026-11): 65536 elements 11 / 19,
 # 131072 25 / 28, 262144 53 / 40. Layer norm of 64: 65536 elements 31 / 34, 131072 62 / 50.
@@ -24,12 +26,18 @@ _lock = threading.Lock()
 
 def may_run_parallel() -> bool:
     """Whether a parallel launch is safe here and has more than one thread to use."""
+    return _threads()[0] > 1
+
+
+def _threads() -> tuple[int, int]:
+    """How many threads a launch uses, 1 where more are not safe, and Numba's own number."""
     if forked() or limit() == 1:  # GNU OpenMP kills a forked child that launches: children stay serial, with the same bits
-        return False
+        return 1, 1
     if "layer" not in _state:
         with _lock:
             _state["layer"] = _layer_is_safe()
-    return _state["layer"] and numba.get_num_threads() > 1
+    mask = numba.get_num_threads() if _state["layer"] else 1
+    return min(limit(), mask), mask
 
 
 def _layer_is_safe() -> bool:
@@ -42,24 +50,43 @@ def _layer_is_safe() -> bool:
     return numba.threading_layer() in _SAFE_LAYERS
 
 
-def launch(elements: int, serial: Any, parallel: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run tasks [0, tasks), the last two arguments, on this thread or on all of them: the same machine code and bits."""
-    if elements >= PARALLEL_ELEMENTS and arguments[-1] > 1 and may_run_parallel():
-        *first, _, tasks = arguments
-        return _spread(parallel, (_address(serial, first), *first, tasks))
-    return serial(*arguments)
+class Launcher:
+    """A kernel that is launched over so many elements, always with arguments of the same types."""
+
+    __slots__ = ("_address", "elements", "kernel")
+
+    def __init__(self, kernel: Any, elements: int) -> None:
+        self.kernel, self.elements, self._address = kernel, elements, 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run tasks [0, tasks), the last two arguments, on this thread or on several: the same machine code and bits.
+
+        Returns what the kernel returned, the sum over its tasks.
+        """
+        tasks = arguments[-1]
+        threads, mask = _threads() if self.elements >= PARALLEL_ELEMENTS and tasks > 1 else (1, 1)
+        if threads == 1:
+            return self.kernel(*arguments)
+        if not self._address:  # finding it takes as long as a launch
+            self._address = _address(self.kernel, arguments)
+        return _spread(self._address, arguments[:-2], tasks, threads, mask)
 
 
-def _spread(parallel: Any, arguments: tuple[Any, ...]) -> Any:
-    """Launch on as many threads as are wanted; the caller's own number in Numba stays as it is."""
-    mask = numba.get_num_threads()
-    if limit() >= mask:
-        return parallel(*arguments)
-    numba.set_num_threads(limit())
+def _spread(kernel: int, arguments: tuple[Any, ...], tasks: int, threads: int, mask: int) -> Any:
+    """Launch on fewer threads than Numba's own number or on all; that number stays the caller's."""
+    given = (_pool(), kernel, arguments, tasks, np.zeros((threads, LINE), np.int64))
+    if threads == mask:
+        return spread(*given)
+    numba.set_num_threads(threads)
     try:
-        return parallel(*arguments)
+        return spread(*given)
     finally:
         numba.set_num_threads(mask)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> int:
+    return _address(pool, (0, 0, 0, np.zeros((1, LINE), np.int64)))
 
 
 def _kind(argument: Any) -> Any:
@@ -69,11 +96,11 @@ def _kind(argument: Any) -> Any:
     return tuple(map(_kind, argument)) if isinstance(argument, tuple) else type(argument)
 
 
-def _address(kernel: Any, arguments: list[Any]) -> int:
+def _address(kernel: Any, arguments: tuple[Any, ...]) -> int:
     """Where the machine code of a kernel for such arguments is."""
     key = (kernel, *map(_kind, arguments))
     if key not in _addresses:
-        signature = (*map(numba.typeof, arguments), numba.int64, numba.int64)
+        signature = tuple(map(numba.typeof, arguments))
         kernel.compile(signature)
         compiled = kernel.overloads[signature]
         _addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)

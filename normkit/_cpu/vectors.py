@@ -179,22 +179,6 @@ def pick(typingctx: Any, given: Any, there: Any, absent: Any) -> Any:
 
 
 @primitive
-def call(typingctx: Any, address: Any, arguments: Any) -> Any:
-    """Run the compiled kernel at an address with these arguments; they must be what it was compiled for."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        kinds, calls = list(sig.args[1]), context.call_conv
-        function = builder.inttoptr(args[0], calls.get_function_type(types.int64, kinds).as_pointer())
-        values = cgutils.unpack_tuple(builder, args[1], len(kinds))
-        status, result = calls.call_function(builder, function, types.int64, kinds, values)
-        with cgutils.if_unlikely(builder, status.is_error):
-            calls.return_status_propagate(builder, status)
-        return result
-
-    return types.int64(types.int64, arguments), codegen
-
-
-@primitive
 def fence(typingctx: Any) -> Any:
     """Order streamed stores, which are weakly ordered, before what follows."""
 
