@@ -21,7 +21,7 @@ def _lay_still(moving: Any, geo: Any, o: int, count: int, work: Any) -> None:
     step = entry(geo, innermost(geo, KEPT), W)
     first = WEIGHT if len(moving) == 1 else HIGH
     for k in range(len(moving)):
-        gather(moving[k], o, 1, 0, count, step, entry(geo, LANE, SIZE), entry(geo, LANE, W), work[first + k])
+        gather(moving[k], o, count, step, entry(geo, LANE, SIZE), entry(geo, LANE, W), work[first + k])
 
 
 @jit_inline

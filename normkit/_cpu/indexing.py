@@ -8,10 +8,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .compile import jit_inline, jit_part
+from .compile import jit_inline
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
-from .simd import Integers, primitive
-from .vectors import copy_run, fill, least, out_of_line, read
+from .simd import Elements, Integers, loop, primitive, splat
+from .vectors import least
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
 
@@ -136,23 +136,38 @@ def tiles_of(geo: Any, begin: int, end: int) -> Any:
     return begin * entry(geo, 1, PER_TASK), least(end * entry(geo, 1, PER_TASK), entry(geo, 2, TILES))
 
 
-@jit_part
-def gather(x: Any, o: int, positions: int, step: int, sets: int, set_step: int, lanes: int, lane_step: int, to: Any) -> None:
-    """to[position, set, lane] = x there, in the accumulator's dtype; `to` is flat. The nearest neighbours go innermost."""
-    out_of_line()
-    width = sets * lanes
-    if width == 1 and step == 1:
-        copy_run(x, o, positions, to, 0)
-        return
-    if (positions == 1 or step == 0) and (sets == 1 or set_step == 0) and (lanes == 1 or lane_step == 0):
-        fill(to, positions * width, read(x, o, to.dtype.type))
-        return
-    if (lanes == 1 or lane_step == 1) and (sets == 1 or set_step == lanes):
-        for i in range(positions):
-            copy_run(x, o + i * step, width, to, i * width)
-        return
-    for i in range(positions):
-        for k in range(sets):
-            start, at = o + i * step + k * set_step, i * width + k * lanes
-            for r in range(lanes):
-                to[at + r] = read(x, start + r * lane_step, to.dtype.type)
+def _read_row(builder: ir.IRBuilder, line: Elements, step: ir.Value, length: ir.Value, to: Elements) -> None:
+    """to[j] = line[j * step] for j in [0, length), at least one."""
+    zero, one = (step.type(k) for k in range(2))
+    with builder.if_else(builder.icmp_signed("==", step, one)) as (near, otherwise):
+        with near:
+            loop(builder, length, lambda j, count, mask: to.store(j, line.load(j, count, mask), mask=mask))
+        with otherwise, builder.if_else(builder.icmp_signed("==", step, zero)) as (still, apart):
+            with still:
+                same = line.load(zero, 1)
+                loop(builder, length, lambda j, count, mask: to.store(j, splat(builder, same, count), mask=mask))
+            with apart, cgutils.for_range_slice(builder, zero, length, one, length.type) as (j, _):
+                to.store(j, line.load(builder.mul(j, step), 1))
+
+
+@primitive
+def gather(typingctx: Any, x: Any, o: Any, sets: Any, set_step: Any, lanes: Any, lane_step: Any, to: Any) -> Any:
+    """to[set, lane] = x there, in the accumulator's dtype; `to` is flat. What follows on in memory is read in one go."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[6].dtype)
+        source, result = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 6))
+        _, o, sets, set_step, lanes, lane_step, _ = args
+        zero, one = (o.type(k) for k in range(2))
+        single = builder.icmp_signed("==", lanes, one)
+        joined = builder.or_(single, builder.icmp_signed("==", set_step, builder.mul(lanes, lane_step)))
+        step = builder.select(single, set_step, lane_step)
+        length = builder.select(joined, builder.mul(sets, lanes), lanes)
+        rows = builder.select(joined, one, sets)
+        with cgutils.for_range_slice(builder, zero, rows, one, o.type) as (k, _):
+            line, row = source.at(o, builder.mul(k, set_step)), result.at(builder.mul(k, length))
+            _read_row(builder, line, step, length, row)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(x, index, index, index, index, index, to), codegen

@@ -20,10 +20,8 @@ from .buffers import (
     MEAN_LOW,
     ROW,
     RSTD,
-    SET_GAIN,
     SET_RSTD,
     SET_SHIFT,
-    SET_SLOPE,
     SHIFT,
     SLOPE,
     WEIGHT,
@@ -53,16 +51,12 @@ def wild(mean: float, rstd: float) -> bool:
 def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
     """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
     out_of_line()
+    copy_run(sets[MEAN], first, count, work[HIGH], 0)
+    copy_run(sets[SET_RSTD], first, count, work[RSTD], 0)
     for j in range(count):
-        k = first + j
-        mean = sets[MEAN, k]
-        work[HIGH, j] = mean
-        work[LOW, j] = (mean - np.float64(work[HIGH, j])) + sets[MEAN_LOW, k]
-        work[RSTD, j] = sets[SET_RSTD, k]
-        if gradient:
-            work[SHIFT, j] = sets[SET_SHIFT, k]
-            work[SLOPE, j] = sets[SET_SLOPE, k]
-            work[GAIN, j] = sets[SET_GAIN, k]
+        work[LOW, j] = (sets[MEAN, first + j] - np.float64(work[HIGH, j])) + sets[MEAN_LOW, first + j]
+    for row in range(3 if gradient else 0):
+        copy_run(sets[SET_SHIFT + row], first, count, work[SHIFT + row], 0)
     if lanes > 1:
         for row in range(RSTD + 1):
             spread_lanes(work[row], count, lanes)
@@ -85,12 +79,12 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
     while done < m:
         (ox, oy, ow, ob), left = position(geo, REDUCED, inner, at, i + done)
         run = least(least(m - done, left), ROW)
-        gather(x, ox, run, entry(geo, inner, X), 1, 0, 1, 0, line)
-        gather(w, ow, run, entry(geo, inner, W), 1, 0, 1, 0, work[WEIGHT])
+        gather(x, ox, 1, 0, run, entry(geo, inner, X), line)
+        gather(w, ow, 1, 0, run, entry(geo, inner, W), work[WEIGHT])
         if b is not None:
-            gather(b, ob, run, entry(geo, inner, B), 1, 0, 1, 0, work[BIAS])
+            gather(b, ob, 1, 0, run, entry(geo, inner, B), work[BIAS])
         if dy is not None:
-            gather(dy, ob, run, entry(geo, inner, DY), 1, 0, 1, 0, work[BUFFER_DY])
+            gather(dy, ob, 1, 0, run, entry(geo, inner, DY), work[BUFFER_DY])
         line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
         apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
         if entry(geo, inner, Y) == 1:
@@ -106,7 +100,7 @@ def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) 
     """The weights (or biases) of one position of a tile."""
     out_of_line()
     step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
-    gather(array, o, 1, 0, count, step, entry(geo, 1, APPLY_LANES), along, to)
+    gather(array, o, count, step, entry(geo, 1, APPLY_LANES), along, to)
 
 
 @jit_inline

@@ -104,7 +104,7 @@ def cancels(s: Any, q: Any, n: int) -> Any:
 @jit_inline
 def _first_elements(x: Any, geo: Any, o: int, count: int, to: Any) -> None:
     """The first element of every set."""
-    gather(x, o, 1, 0, count, entry(geo, innermost(geo, KEPT), X), 1, 0, to)
+    gather(x, o, count, entry(geo, innermost(geo, KEPT), X), 1, 0, to)
 
 
 @jit_part
