@@ -85,8 +85,8 @@ def test_any_layout_equals_its_copy(data, ndim):
     split = nk.NormSet(axes).split(x.shape)
     views = [set_view(split, *[tuple(s // a.itemsize for s in a.strides)] * 2, none, none) for a in (x, dense)]
     results = [nk.normalize(a, axes) for a in (x, dense)]
-    runs = [geometry.sums_as_runs(view) and [size for size, _ in view.walk] for view in views]
-    if runs[0] == runs[1] and views[0].set_lanes == views[1].set_lanes:
+    walks = [(geometry.sums_as_runs(view), view.set_lanes, [size for size, _ in view.walk]) for view in views]
+    if walks[0] == walks[1]:
         assert np.array_equal(*results)
     else:
         assert np.allclose(*results, rtol=1e-5, atol=1e-6)

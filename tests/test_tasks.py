@@ -31,9 +31,9 @@ def count_but_fail(done, begin, end):
 
 def run(kernel, tasks, rows, done):
     """Run a kernel's tasks in as many shares as `rows`."""
-    progress = np.zeros((rows, LINE), np.int64)
-    addresses = [threads._address(each, given) for each, given in ((pool, (0, 0, 0, progress)), (kernel, (done, 0, 0)))]
-    return spread(*addresses, (done,), tasks, progress)
+    begun = np.zeros((rows, LINE), np.int64)
+    addresses = [threads._address(each, given) for each, given in ((pool, (0, 0, 0)), (kernel, (done, 0, 0)))]
+    return spread(*addresses, (done,), tasks, begun)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])

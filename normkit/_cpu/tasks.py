@@ -13,34 +13,28 @@ from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
 
-from .compile import jit, jit_inline
-from .simd import CACHE_LINE, Table, primitive
+from .compile import jit
+from .simd import CACHE_LINE, primitive
 
-BEGUN, RETURNED = range(2)  # of `progress`: tasks of a thread's share that were begun; the sum of what the thread's returned
-LINE = CACHE_LINE // 8  # columns of `progress`, int64: threads write to rows side by side
-
-
-@primitive
-def _begin(typingctx: Any, progress: Any, share: Any) -> Any:
-    """The number of tasks of a share that were begun, which becomes one more."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        row = Table(context, builder, sig.args[0], args[0]).row(args[1])
-        return builder.atomic_rmw("add", builder.gep(row.data, [args[1].type(BEGUN)]), args[1].type(1), "monotonic")
-
-    return types.intp(progress, types.intp), codegen
+LINE = CACHE_LINE // 8  # columns of `begun`, int64, of which one counts: threads write to rows side by side
+_KERNEL, _ARGUMENTS, _BEGUN, _TASKS, _THREADS, _TOTAL, _CODE, _RAISED = range(8)  # of a launch, in memory
+_INT64 = ir.IntType(64)
 
 
-@jit_inline
-def _next(tasks: int, progress: Any, thread: int) -> Any:
-    """A task that none has begun; -1 where there is none left."""
-    threads = progress.shape[0]
-    for k in range(threads):
-        share = (thread + k) % threads
-        task = share * tasks // threads + _begin(progress, share)
-        if task < (share + 1) * tasks // threads:
-            return task
-    return -1
+class _Launch:
+    """What all threads of a launch read, and where they leave their results."""
+
+    def __init__(self, builder: ir.IRBuilder, place: ir.Value) -> None:
+        self.builder, self.place = builder, place
+
+    def at(self, field: int) -> ir.Value:
+        return cgutils.gep_inbounds(self.builder, self.place, 0, field)
+
+    def __getitem__(self, field: int) -> ir.Value:
+        return self.builder.load(self.at(field))
+
+    def __setitem__(self, field: int, value: ir.Value) -> None:
+        self.builder.store(value, self.at(field))
 
 
 def _call(context: Any, builder: ir.IRBuilder, address: ir.Value, kinds: list[Any], values: list[ir.Value]) -> Any:
@@ -50,73 +44,82 @@ def _call(context: Any, builder: ir.IRBuilder, address: ir.Value, kinds: list[An
     return calls.call_function(builder, function, types.int64, kinds, values)
 
 
+def _worker(context: Any, module: ir.Module, name: str, layout: ir.Type, kinds: list[Any]) -> ir.Function:
+    """What a thread does: a function of a launch and the thread's number, of the same type for all kernels."""
+    function = ir.Function(module, ir.FunctionType(_INT64, [_INT64, _INT64]), name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    launch, thread = _Launch(builder, builder.inttoptr(function.args[0], layout.as_pointer())), function.args[1]
+    kernel, arguments, begun, tasks, threads = (launch[field] for field in range(_TOTAL))
+    values = cgutils.unpack_tuple(builder, arguments, len(kinds))
+    zero, one = (_INT64(k) for k in range(2))
+    with cgutils.for_range_slice(builder, zero, threads, one, _INT64) as (k, _):
+        share = builder.urem(builder.add(thread, k), threads)
+        first, last = (builder.udiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, one)))
+        count = builder.gep(begun, [builder.mul(share, _INT64(LINE))])
+        take, work, done = (builder.append_basic_block(name) for name in ("take", "work", "done"))
+        builder.branch(take)
+        builder.position_at_end(take)
+        task = builder.add(first, builder.atomic_rmw("add", count, one, "monotonic"))
+        builder.cbranch(builder.icmp_signed("<", task, last), work, done)
+        builder.position_at_end(work)
+        given = [*values, task, builder.add(task, one)]
+        status, result = _call(context, builder, kernel, [*kinds, types.int64, types.int64], given)
+        with builder.if_else(status.is_error) as (failed, well):
+            with failed:
+                launch[_RAISED], launch[_CODE] = status.excinfoptr, status.code
+            with well:
+                builder.atomic_rmw("add", launch.at(_TOTAL), result, "monotonic")
+        builder.branch(take)
+        builder.position_at_end(done)
+    builder.ret(zero)
+    return function
+
+
 @primitive
-def _run(typingctx: Any, one: Any, packed: Any, task: Any) -> Any:
-    """Call the function at address `one`, see `_on_threads`."""
+def _run(typingctx: Any, worker: Any, launch: Any, thread: Any) -> Any:
+    """Call the worker at an address."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        kind = ir.FunctionType(args[1].type, [args[1].type, args[2].type])
+        kind = ir.FunctionType(_INT64, [_INT64, _INT64])
         return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
 
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 @partial(jit, parallel=True)
-def pool(one: int, packed: int, tasks: int, progress: Any) -> int:
-    """Run every task once. It calls kernels by address, so that this is compiled once for all of them, in 0.3 s."""
-    for thread in prange(progress.shape[0]):
-        task = _next(tasks, progress, thread)
-        while task >= 0:
-            progress[thread, RETURNED] += _run(one, packed, task)
-            task = _next(tasks, progress, thread)
+def pool(worker: int, launch: int, threads: int) -> int:
+    """A worker on every thread. It is called by address, so that this is compiled once for all kernels, in 0.3 s."""
+    for thread in prange(threads):
+        _run(worker, launch, thread)
     return 0
 
 
 @primitive
-def _on_threads(typingctx: Any, pool: Any, kernel: Any, arguments: Any, tasks: Any, progress: Any) -> Any:
-    """Hand the tasks of the kernel at an address to the `pool` at another, with what the kernel is called for each by.
-
-    That is a function of the packed arguments and a task, the same type for all kernels. What one raises is raised here.
-    """
+def _launched(typingctx: Any, pool: Any, kernel: Any, arguments: Any, tasks: Any, begun: Any) -> Any:
+    """The sum of what the tasks of the kernel at an address return, run by the `pool` at another; what one raises is raised."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        calls, intp = context.call_conv, args[0].type
-        kinds = [*sig.args[2], types.int64, types.int64]
-        code, raised = ir.IntType(32), calls.get_function_type(types.int64, []).args[1].pointee
-        layout = ir.LiteralStructType([intp, args[2].type, code, raised])
-        packed = cgutils.alloca_once(builder, layout)
-        builder.store(cgutils.pack_struct(builder, [args[1], args[2], code(0), ir.Constant(raised, None)]), packed)
+        calls, intp, code = context.call_conv, args[0].type, ir.IntType(32)
+        raised = calls.get_function_type(types.int64, []).args[1].pointee
+        counts = context.make_array(sig.args[4])(context, builder, args[4])
+        threads = cgutils.unpack_tuple(builder, counts.shape, 2)[0]
+        given = [args[1], args[2], counts.data, args[3], threads, intp(0), code(0), ir.Constant(raised, None)]
+        layout = ir.LiteralStructType([value.type for value in given])
+        launch = _Launch(builder, cgutils.alloca_once(builder, layout))
+        builder.store(cgutils.pack_struct(builder, given), launch.place)
+        worker = _worker(context, builder.module, f"{builder.function.name}.worker", layout, list(sig.args[2]))
+        places = [builder.ptrtoint(place, intp) for place in (worker, launch.place)]
+        end, _ = _call(context, builder, args[0], [types.int64] * 3, [*places, threads])
+        for status in (end, end._replace(code=launch[_CODE], excinfoptr=launch[_RAISED])):
+            with cgutils.if_unlikely(builder, builder.icmp_signed("!=", status.code, code(0))):
+                calls.return_status_propagate(builder, status)
+        return launch[_TOTAL]
 
-        one = ir.Function(builder.module, ir.FunctionType(intp, [intp, intp]), f"{builder.function.name}.task")
-        one.linkage = "internal"
-        inner = ir.IRBuilder(one.append_basic_block())
-        own, task = inner.inttoptr(one.args[0], layout.as_pointer()), one.args[1]
-        address, values = (inner.load(cgutils.gep_inbounds(inner, own, 0, k)) for k in range(2))
-        values = [*cgutils.unpack_tuple(inner, values, len(kinds) - 2), task, inner.add(task, intp(1))]
-        status, result = _call(context, inner, address, kinds, values)
-        with cgutils.if_unlikely(inner, status.is_error):
-            inner.store(status.excinfoptr, cgutils.gep_inbounds(inner, own, 0, 3))
-            inner.store(status.code, cgutils.gep_inbounds(inner, own, 0, 2))
-            inner.ret(intp(0))
-        inner.ret(result)
-
-        given = [builder.ptrtoint(one, intp), builder.ptrtoint(packed, intp), args[3], args[4]]
-        end, _ = _call(context, builder, args[0], [types.int64, types.int64, types.int64, sig.args[4]], given)
-        with cgutils.if_unlikely(builder, end.is_error):
-            calls.return_status_propagate(builder, end)
-        code, raised = (builder.load(cgutils.gep_inbounds(builder, packed, 0, k)) for k in (2, 3))
-        with cgutils.if_unlikely(builder, builder.icmp_signed("!=", code, code.type(0))):
-            calls.return_status_propagate(builder, status._replace(code=code, excinfoptr=raised))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, arguments, types.int64, progress), codegen
+    return types.int64(types.int64, types.int64, arguments, types.int64, begun), codegen
 
 
 @jit
-def spread(pool: int, kernel: int, arguments: Any, tasks: int, progress: Any) -> int:
-    """Run the tasks of a kernel, both at addresses, on as many threads as `progress` has rows; the sum of what they return."""
-    _on_threads(pool, kernel, arguments, tasks, progress)
-    total = 0
-    for thread in range(progress.shape[0]):
-        total += progress[thread, RETURNED]
-    return total
+def spread(pool: int, kernel: int, arguments: Any, tasks: int, begun: Any) -> Any:
+    """Run the tasks of a kernel on as many threads as `begun`, zeros, has rows; returns the sum of what they return."""
+    return _launched(pool, kernel, arguments, tasks, begun)

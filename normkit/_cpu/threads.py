@@ -14,8 +14,9 @@ from .._num_threads import limit
 from .._process import forked
 from .tasks import LINE, pool, spread
 
-# Two threads win from about here on. Instance norm of 32 x 32, us on one thread and on two (2026-11): 65536 elements 11 / 19,
-# 131072 25 / 28, 262144 53 / 40. Layer norm of 64: 65536 elements 31 / 34, 131072 62 / 50.
+# Two threads win from about here on, call after call: instance norm of 32 x 32, us on one thread and on two (2026-11): 65536
+# elements 15 / 15, 131072 26 / 21, 262144 60 / 34; layer norm of 64: 31 / 22, 58 / 36, 119 / 65. After a pause of 10 ms the
+# other thread sleeps, and waking it takes 50 us.
 PARALLEL_ELEMENTS = 1 << 17
 
 _SAFE_LAYERS = ("omp", "tbb")  # workqueue aborts the process when two threads launch at once
@@ -86,7 +87,7 @@ def _spread(kernel: int, arguments: tuple[Any, ...], tasks: int, threads: int, m
 
 @lru_cache(maxsize=1)
 def _pool() -> int:
-    return _address(pool, (0, 0, 0, np.zeros((1, LINE), np.int64)))
+    return _address(pool, (0, 0, 0))
 
 
 def _kind(argument: Any) -> Any:
