@@ -63,10 +63,10 @@ def apply_lanes(
                     with cgutils.for_range_slice(builder, zero, args[6], line, intp) as (j, _):
                         to.prefetch(builder.add(j, args[6]), write=1)
                 still = [mover.load(places[2 + k], 1) for k, mover in enumerate(movers)] if varying else []
-                splats = [splat(builder, v, STEP) for v in still]
 
                 def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
                     first, last = fixed[:3], fixed[3 + len(still) :]
+                    splats = [splat(builder, v, count) for v in still]
                     numbers = [*(part.load(j, count) for part in first), *splats, *(part.load(j, count) for part in last)]
                     values = [source.load(j, count, mask) for source in here]
                     to.store(j, element(builder, values, numbers), streaming, mask)
@@ -171,9 +171,9 @@ def apply_run(
 
         def run(varying: bool) -> None:
             fixed = [] if varying else [mover.load(zero, 1) for mover in movers]
-            first, still, last = ([splat(builder, v, STEP) for v in part] for part in (before, fixed, after))
 
             def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
+                first, still, last = ([splat(builder, v, count) for v in part] for part in (before, fixed, after))
                 along = [mover.load(j, count, mask) for mover in movers] if varying else still
                 values = [source.load(j, count, mask) for source in sources]
                 result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)

@@ -78,9 +78,12 @@ class Elements:
         if not streaming:
             self.builder.store(encoded, pointer, align=self.align)
             return
-        stored = self.builder.store(self._in_register(encoded), pointer, align=self._vector_bytes)
         mark = self.builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        stored.set_metadata("nontemporal", mark)
+        for start in range(0, encoded.type.count, STEP):
+            part = self._in_register(_storage.part_of(self.builder, encoded, start, STEP))
+            place = self.builder.gep(self.data, [self.builder.add(index, index.type(start))])
+            place = self.builder.bitcast(place, part.type.as_pointer())
+            self.builder.store(part, place, align=self._vector_bytes).set_metadata("nontemporal", mark)
 
     def _in_register(self, value: ir.Value) -> ir.Value:
         """The same value, of which LLVM knows nothing: it would convert to 16 bits and store in one instruction of x86, which
@@ -96,6 +99,11 @@ class Elements:
         name = f"llvm.masked.{what}.v{vector.count}{_SHORT[str(vector.element)]}.p0"
         kind = ir.FunctionType(result, [arg.type for arg in args])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Elements of a store in a loop over many, from most to least: what takes one check for all is done for more."""
+        return (4 * STEP, STEP) if self.storage == _storage.FAST_BFLOAT16 else (STEP,)
 
     @property
     def _vector_bytes(self) -> int:
@@ -191,19 +199,21 @@ def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
     return builder.icmp_signed("<", lanes, splat(builder, m, count))
 
 
-def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
-    """emit(j, STEP, None) over the whole vectors of [0, m), then emit(j, STEP, mask) for the rest."""
-    _span(builder, ir.Constant(m.type, 0), m, emit)
+def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit, steps: tuple[int, ...] = (STEP,)) -> None:
+    """emit(j, count, None) over the whole vectors of [0, m), `count` one of `steps`, then emit(j, STEP, mask) for the rest."""
+    _span(builder, ir.Constant(m.type, 0), m, emit, steps)
 
 
-def _span(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit) -> None:
+def _span(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit, steps: tuple[int, ...]) -> None:
     """`loop` over [start, m)."""
     intp = m.type
-    whole = builder.add(start, builder.and_(builder.sub(m, start), ir.Constant(intp, -STEP)))
-    with cgutils.for_range_slice(builder, start, whole, ir.Constant(intp, STEP), intp) as (j, _):
-        emit(j, STEP, None)
-    with builder.if_then(builder.icmp_signed("<", whole, m)):
-        emit(whole, STEP, first_lanes(builder, builder.sub(m, whole), STEP))
+    for step in steps:
+        whole = builder.add(start, builder.and_(builder.sub(m, start), ir.Constant(intp, -step)))
+        with cgutils.for_range_slice(builder, start, whole, ir.Constant(intp, step), intp) as (j, _):
+            emit(j, step, None)
+        start = whole
+    with builder.if_then(builder.icmp_signed("<", start, m)):
+        emit(start, STEP, first_lanes(builder, builder.sub(m, start), STEP))
 
 
 def store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elements, stream: ir.Value) -> None:
@@ -217,6 +227,6 @@ def store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elem
             gap = result.until_aligned()
             head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
             emit(ir.Constant(m.type, 0), STEP, first_lanes(builder, head, STEP), False)
-            _span(builder, head, m, lambda j, count, mask: emit(j, count, mask, mask is None))
+            _span(builder, head, m, lambda j, count, mask: emit(j, count, mask, mask is None), result.steps)
         with otherwise:
-            loop(builder, m, emit_cached)
+            loop(builder, m, emit_cached, result.steps)
