@@ -13,10 +13,26 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import element
-from .simd import CACHE_LINE, STEP, Elements, Mask, Table, elements_of, first_lanes, primitive, sources_of, splat, store_loop
+from .simd import (
+    CACHE_LINE,
+    STEP,
+    Elements,
+    Mask,
+    Table,
+    elements_of,
+    first_lanes,
+    primitive,
+    sources_of,
+    splat,
+    store_loop,
+    stream_loop,
+)
 
 PERIODS = (64, 48)  # numbers of 5 x 64 elements fill 20 of the 32 registers of AVX-512
 PERIOD_LENGTH = PERIODS[0] + 2 * STEP
+
+
+_COLUMNS = {1: (64, STEP), 2: (32, STEP)}  # whose numbers are held in registers, by the number of sources: 20 and 14 of 32
 
 
 @primitive
@@ -52,32 +68,63 @@ def apply_lanes(
         intp = args[6].type
         zero, one = (ir.Constant(intp, k) for k in (0, 1))
         apart = builder.icmp_signed("!=", strides[1], args[6])
-        fixed = [table.row(ir.Constant(intp, k)) for k in range(5 if len(sources) == 1 else 7)]
+        rows = [table.row(ir.Constant(intp, k)) for k in range(5 if len(sources) == 1 else 7)]
 
-        def emit_rows(varying: bool) -> None:
+        def places(r: ir.Value) -> list[ir.Value]:
+            return [builder.add(start, builder.mul(r, step)) for start, step in zip(offsets, strides, strict=True)]
+
+        def moved(here: list[ir.Value], count: int, varying: bool) -> list[ir.Value]:
+            return [splat(builder, m.load(here[2 + k], 1), count) for k, m in enumerate(movers if varying else [])]
+
+        def fixed(column: ir.Value, count: int, varying: bool) -> tuple[list[ir.Value], list[ir.Value]]:
+            """The numbers before and after those that move."""
+            loaded = [row.load(column, count) for row in rows]
+            return loaded[:3], loaded[3 + (len(movers) if varying else 0) :]
+
+        def value(here: list[ir.Value], column: ir.Value, count: int, mask: Mask, numbers: list[ir.Value]) -> ir.Value:
+            return element(builder, [array.at(here[k]).load(column, count, mask) for array, k in sources], numbers)
+
+        def emit_column(varying: bool, column: ir.Value, count: int, mask: Mask = None) -> None:
+            """Some columns of all rows: what they share is in registers meanwhile."""
+            first, last = fixed(column, count, varying)
             with cgutils.for_range_slice(builder, zero, args[7], one, intp) as (r, _):
-                places = [builder.add(start, builder.mul(r, step)) for start, step in zip(offsets, strides, strict=True)]
-                here, to = [(array.at(places[k])) for array, k in sources], result.at(places[1])
+                here = places(r)
+                to = result.at(here[1], column)
                 with builder.if_then(apart):
-                    line = ir.Constant(intp, max(1, CACHE_LINE // to.size))
-                    with cgutils.for_range_slice(builder, zero, args[6], line, intp) as (j, _):
-                        to.prefetch(builder.add(j, args[6]), write=1)
-                still = [mover.load(places[2 + k], 1) for k, mover in enumerate(movers)] if varying else []
+                    for line in range(0, count, max(1, CACHE_LINE // to.size)):
+                        to.prefetch(builder.add(args[6], intp(line)), write=1)
+                numbers = [*first, *moved(here, count, varying), *last]
+                to.store(zero, value(here, column, count, mask, numbers), mask=mask)
+
+        def emit_columns(varying: bool) -> None:
+            start = zero
+            for size in _COLUMNS[len(sources)]:
+                stop = builder.add(start, builder.and_(builder.sub(args[6], start), intp(-size)))
+                with cgutils.for_range_slice(builder, start, stop, intp(size), intp) as (column, _):
+                    emit_column(varying, column, size)
+                start = stop
+            with builder.if_then(builder.icmp_signed("<", start, args[6])):
+                emit_column(varying, start, STEP, first_lanes(builder, builder.sub(args[6], start), STEP))
+
+        def emit_streamed(varying: bool) -> None:
+            with cgutils.for_range_slice(builder, zero, args[7], one, intp) as (r, _):
+                here = places(r)
+                to = result.at(here[1])
 
                 def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
-                    first, last = fixed[:3], fixed[3 + len(still) :]
-                    splats = [splat(builder, v, count) for v in still]
-                    numbers = [*(part.load(j, count) for part in first), *splats, *(part.load(j, count) for part in last)]
-                    values = [source.load(j, count, mask) for source in here]
-                    to.store(j, element(builder, values, numbers), streaming, mask)
+                    first, last = fixed(j, count, varying)
+                    numbers = [*first, *moved(here, count, varying), *last]
+                    to.store(j, value(here, j, count, mask, numbers), streaming, mask)
 
-                store_loop(builder, args[6], emit, to, args[10])
+                stream_loop(builder, args[6], emit, to)
 
-        with builder.if_else(cgutils.is_true(builder, args[9])) as (then, otherwise):
-            with then:
-                emit_rows(varying=True)
-            with otherwise:
-                emit_rows(varying=False)
+        with builder.if_else(cgutils.is_true(builder, args[9])) as branches:
+            for varying, branch in zip((True, False), branches, strict=True):
+                with branch, builder.if_else(cgutils.is_true(builder, args[10])) as (stream, keep):
+                    with stream:
+                        emit_streamed(varying)
+                    with keep:
+                        emit_columns(varying)
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

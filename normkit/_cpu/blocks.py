@@ -9,7 +9,7 @@ from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, entry, gather, innermost, position
 from .lanes import ALONG, TABLE, accumulate
-from .rows import add_run
+from .rows import add_run, repeat
 from .vectors import beside, copy_run, fill, least, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
@@ -22,17 +22,6 @@ def _lay_still(moving: Any, geo: Any, o: int, count: int, work: Any) -> None:
     first = WEIGHT if len(moving) == 1 else HIGH
     for k in range(len(moving)):
         gather(moving[k], o, count, step, entry(geo, LANE, SIZE), entry(geo, LANE, W), work[first + k])
-
-
-@jit_inline
-def _spread(work: Any, rows: int, width: int, length: int) -> None:
-    """Repeat the first `width` numbers of some rows up to `length`."""
-    for row in range(rows):
-        if width == 1:
-            fill(work[row], length, work[row, 0])
-        else:
-            for start in range(width, length, width):
-                copy_run(work[row], 0, width, work[row], start)
 
 
 @jit_part
@@ -64,14 +53,14 @@ def _sum_strip(
         even &= x_step == width
         if dy is not None:
             even &= dy_step == width and (mode == TABLE or w_step == (width if mode == ALONG else 0))
-    if even:  # positions follow one another: `partials` of them are one row, and the last row is shorter
-        for part in range(0 if rest > 0 else 1, 2):
-            columns = (rest * width, partials * width) if part else (0, rest * width)
-            accumulate(x, dy, moving, at, steps, whole + 1 - part, columns, work, 0, mode, places, own, ahead)
-        return
-    for j in range(least(partials, m)):
-        lane, here = (i + j) % partials * width, advance(geo, inner, at, j)
-        accumulate(x, dy, moving, here, steps, whole + (j < rest), (0, width), work, lane, mode, places, own, ahead)
+    for j in range(2 if even else least(partials, m)):
+        columns, rows, lane, here = (0, width), whole + (j < rest), (i + j) % partials * width, at
+        if even:  # positions follow one another: `partials` of them are one row, and the last row is shorter
+            columns = (rest * width, partials * width) if j else (0, rest * width)
+            rows, lane = whole + 1 - j, 0
+        else:
+            here = advance(geo, inner, at, j)
+        accumulate(x, dy, moving, here, steps, rows, columns, work, lane, mode, places, own, ahead)
 
 
 @jit_inline
@@ -113,7 +102,7 @@ def sum_block(
         rows = RSTD + 1
         if not entry(geo, 1, MOVES):
             _lay_still(moving, geo, at[2], count, work)
-    _spread(work, rows, width, partials * width)
+    repeat(work, rows, width, partials * width)
     for row in (TOTAL, TOTAL_OF_PRODUCTS):
         fill(work[row], partials * width, work.dtype.type(0))
     places = scratch(4, PARTIALS * TILE_WIDTH, beside(apart, geo))

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .simd import STEP, Elements, Mask, fold, loop, primitive, splat
+from .simd import STEP, Elements, Mask, Table, fold, loop, primitive, splat
 
 
 @primitive
@@ -26,6 +26,24 @@ def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, types.intp, to, types.intp, types.intp), codegen
+
+
+@primitive
+def add_difference(typingctx: Any, a: Any, b: Any, to: Any, m: Any) -> Any:
+    """to[j] += a[j] - b[j] for j in [0, m), in the dtype of `to`, the widest."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = context.get_value_type(sig.args[2].dtype)
+        plus, minus, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(3))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            difference = builder.fsub(plus.load(j, count, mask), minus.load(j, count, mask))
+            totals.store(j, builder.fadd(difference, totals.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[3], emit)
+        return context.get_dummy_value()
+
+    return types.void(a, b, to, types.intp), codegen
 
 
 @primitive
@@ -81,3 +99,29 @@ def spread_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, types.intp, types.intp), codegen
+
+
+@primitive
+def repeat(typingctx: Any, a: Any, rows: Any, width: Any, length: Any) -> Any:
+    """a[row, j] = a[row, j % width] for j in [0, length), for the first rows of a: what is laid doubles each time."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, (_, rows, width, length) = Table(context, builder, sig.args[0], args[0]), args
+        with cgutils.for_range_slice(builder, rows.type(0), rows, rows.type(1), rows.type) as (k, _):
+            row, start = table.row(k), builder.block
+            test, body, done = (builder.append_basic_block(name) for name in ("test", "body", "done"))
+            builder.branch(test)
+            builder.position_at_end(test)
+            laid = builder.phi(width.type)
+            laid.add_incoming(width, start)
+            wanted = builder.sub(length, laid)
+            builder.cbranch(builder.icmp_signed(">", wanted, width.type(0)), body, done)
+            builder.position_at_end(body)
+            more, to = builder.select(builder.icmp_signed("<", laid, wanted), laid, wanted), row.at(laid)
+            loop(builder, more, lambda j, count, mask: to.store(j, row.load(j, count, mask), mask=mask))
+            laid.add_incoming(builder.add(laid, more), builder.block)
+            builder.branch(test)
+            builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, types.intp), codegen

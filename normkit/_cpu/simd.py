@@ -218,15 +218,16 @@ def _span(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit, steps
 
 def store_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elements, stream: ir.Value) -> None:
     """`loop` for stores to `result`; where `stream` is set, whole vectors go to memory past the caches."""
-
-    def emit_cached(j: ir.Value, count: int, mask: Mask) -> None:
-        emit(j, count, mask, False)
-
     with builder.if_else(cgutils.is_true(builder, stream)) as (then, otherwise):
         with then:
-            gap = result.until_aligned()
-            head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
-            emit(ir.Constant(m.type, 0), STEP, first_lanes(builder, head, STEP), False)
-            _span(builder, head, m, lambda j, count, mask: emit(j, count, mask, mask is None), result.steps)
+            stream_loop(builder, m, emit, result)
         with otherwise:
-            loop(builder, m, emit_cached, result.steps)
+            loop(builder, m, lambda j, count, mask: emit(j, count, mask, False), result.steps)
+
+
+def stream_loop(builder: ir.IRBuilder, m: ir.Value, emit: EmitStore, result: Elements) -> None:
+    """`loop` for stores to `result` past the caches, once they are aligned."""
+    gap = result.until_aligned()
+    head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
+    emit(ir.Constant(m.type, 0), STEP, first_lanes(builder, head, STEP), False)
+    _span(builder, head, m, lambda j, count, mask: emit(j, count, mask, mask is None), result.steps)

@@ -29,7 +29,7 @@ from .buffers import (
 from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, TILE_WIDTH, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
-from .rows import spread_lanes
+from .rows import repeat, spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 scale_of = jit_inline(_scale_of)
@@ -145,11 +145,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         splat &= _still(geo, count, B)
         rows = BIAS + 1
         _lay_affine(b, geo, at[3], count, B, work[BIAS])
-    for row in range(rows):
-        laid, wanted = width, together * width
-        while laid < wanted:
-            copy_run(work[row], 0, least(laid, wanted - laid), work[row], laid)
-            laid *= 2
+    repeat(work, rows, width, together * width)
     done = 0
     while done < m:
         here, left = position(geo, REDUCED, inner, at, i + done)

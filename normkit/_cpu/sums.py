@@ -16,8 +16,8 @@ from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_
 from .compile import jit_inline, jit_part
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
-from .rows import add_run, fold_lanes, multiply_run, spread_lanes
-from .vectors import copy_run, least, most, on_its_own, out_of_line, read
+from .rows import add_difference, add_run, fold_lanes, multiply_run, spread_lanes
+from .vectors import copy_run, fill, least, most, on_its_own, out_of_line, read
 
 
 @jit_inline
@@ -153,8 +153,9 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     lanes, center = entry(geo, LANE, SIZE), entry(geo, 1, CENTER) != 0
     partials = _partials(lanes)
     first, last, block = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
-    for k in range(count):
-        mean[k], m2[k], work[ORIGIN, k] = 0.0, 0.0, 0.0
+    fill(mean, count, 0.0)
+    fill(m2, count, 0.0)
+    fill(work[ORIGIN], count, work.dtype.type(0))
     if center:
         _first_elements(x, geo, at[0], count, work[ORIGIN])
     i, m = first, least(block, last - first)
@@ -172,8 +173,9 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
             fold_lanes(work[TOTAL], count, lanes)
             fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
         if phase == 0:
+            share = 1.0 / (m * lanes)
             for k in range(count):
-                mean[k] = np.float64(work[TOTAL, k]) / (m * lanes)
+                mean[k] = np.float64(work[TOTAL, k]) * share
             phase, m = 1, least(block, last - i)
         elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
@@ -189,8 +191,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
             phase, m = 3, least(block, last - i)
     if center:
         _first_elements(x, geo, at[0], count, work[PIVOT])
-        for k in range(count):
-            mean[k] = (np.float64(work[ORIGIN, k]) - np.float64(work[PIVOT, k])) + mean[k]
+        add_difference(work[ORIGIN], work[PIVOT], mean, count)
     return float((last - first) * lanes)
 
 

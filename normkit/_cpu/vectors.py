@@ -10,7 +10,7 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
-from .simd import Elements, Mask, loop, primitive, splat
+from .simd import CACHE_LINE, Elements, Mask, loop, primitive, splat
 
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -41,9 +41,17 @@ def on_its_own(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def _origin(builder: ir.IRBuilder, data: ir.Value) -> ir.Value:
+    """Where `scratch` leaves what `malloc` gave: before the aligned memory."""
+    return builder.gep(builder.bitcast(data, _BYTES.as_pointer()), [ir.IntType(64)(-1)])
+
+
 @primitive
 def scratch(typingctx: Any, rows: Any, columns: Any, like: Any) -> Any:
-    """Memory for a two-dimensional array of the dtype of `like`, to be given back by `release`; None where that is None."""
+    """Memory for a two-dimensional array of the dtype of `like`, to be given back by `release`; None where that is None.
+
+    It is aligned to cache lines: where rows are whole lines, every vector is in one.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         if isinstance(sig.return_type, types.NoneType):
@@ -53,12 +61,13 @@ def scratch(typingctx: Any, rows: Any, columns: Any, like: Any) -> Any:
         size = context.get_abi_sizeof(context.get_data_type(sig.return_type.dtype))
         step = builder.mul(args[1], intp(size))
         kind = ir.FunctionType(_BYTES, [intp])
-        wanted = builder.mul(args[0], step)
+        wanted = builder.add(builder.mul(args[0], step), intp(2 * CACHE_LINE))
         found = builder.call(cgutils.get_or_insert_function(builder.module, kind, "malloc"), [wanted])
-        none = builder.icmp_unsigned("==", found, ir.Constant(_BYTES, None))
-        with cgutils.if_unlikely(builder, builder.and_(none, builder.icmp_signed(">", wanted, intp(0)))):
+        with cgutils.if_unlikely(builder, builder.icmp_unsigned("==", found, ir.Constant(_BYTES, None))):
             context.call_conv.return_user_exc(builder, MemoryError, ("normkit found no memory for the buffers of a kernel",))
-        data = builder.bitcast(found, array.data.type)
+        start = builder.add(builder.ptrtoint(found, intp), intp(2 * CACHE_LINE - 1))
+        data = builder.inttoptr(builder.and_(start, intp(-CACHE_LINE)), array.data.type)
+        builder.store(found, _origin(builder, data))
         populate_array(array, data, [args[0], args[1]], [step, intp(size)], intp(size), None)
         return array._getvalue()
 
@@ -73,9 +82,9 @@ def release(typingctx: Any, array: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         if isinstance(sig.args[0], types.NoneType):
             return context.get_dummy_value()
-        data = builder.bitcast(context.make_array(sig.args[0])(context, builder, args[0]).data, _BYTES)
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
         kind = ir.FunctionType(ir.VoidType(), [_BYTES])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "free"), [data])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "free"), [builder.load(_origin(builder, data))])
         return context.get_dummy_value()
 
     return types.void(array), codegen
