@@ -144,15 +144,16 @@ class _Pullback:
 
     def __init__(self, fit: Fit, x: _Argument, parameters: dict[str, _Argument]) -> None:
         self._fit, self._x, self._parameters = fit, x, parameters
+        # sums for both parameters at once: over the finer of their shapes, added up for the other
+        lies = [each.lies for each in parameters.values()]
+        self._lie = np.broadcast_shapes((1,) * fit.x.ndim, *lies) if lies else None
 
     def __call__(self, dy: Any) -> Gradients:
         """Pull dy back."""
         x, parameters = self._fit.x, self._parameters
         array = _interop.gradient(dy, "dy", x.shape, "y", x)
-        # sums for both parameters at once: over the finer of their shapes, added up for the other
-        shape = np.broadcast_shapes((1,) * x.ndim, *(each.lies for each in parameters.values())) if parameters else None
         dx = _interop.new_like(x, self._x.dtype, self._x.aligned)
-        sums = _engine.backward(self._fit, array, dx, shape)
+        sums = _engine.backward(self._fit, array, dx, self._lie)
         found: dict[str, Any] = {"weight": None, "bias": None}
         if sums is not None:
             for name, argument in parameters.items():

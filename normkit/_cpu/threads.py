@@ -93,7 +93,8 @@ def _pool() -> int:
 def _kind(argument: Any) -> Any:
     """All that decides the Numba type of an argument."""
     if isinstance(argument, np.ndarray):
-        return argument.dtype, argument.ndim, argument.flags.num
+        dtype = argument.dtype
+        return dtype.char, dtype.names, argument.ndim, argument.flags.num
     return tuple(map(_kind, argument)) if isinstance(argument, tuple) else type(argument)
 
 
