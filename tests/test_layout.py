@@ -85,11 +85,22 @@ def test_any_layout_equals_its_copy(data, ndim):
     split = nk.NormSet(axes).split(x.shape)
     views = [set_view(split, *[tuple(s // a.itemsize for s in a.strides)] * 2, none, none) for a in (x, dense)]
     results = [nk.normalize(a, axes) for a in (x, dense)]
-    walks = [(geometry.sums_as_runs(view), view.set_lanes, [size for size, _ in view.walk]) for view in views]
-    if walks[0] == walks[1]:
+    runs = [geometry.sums_as_runs(view) and [size for size, _ in view.walk] for view in views]
+    if runs[0] == runs[1] and views[0].set_lanes == views[1].set_lanes:
         assert np.array_equal(*results)
     else:
         assert np.allclose(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [2, 3, 20, 70, 600])
+@pytest.mark.parametrize("columns", [6, 70])
+def test_sums_of_sets_side_by_side_do_not_depend_on_where_runs_end(length, columns):
+    """Positions of a set in runs of one length, and the same in one run: a copy without the gaps. Values and gradients."""
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((4, length + 1, columns)).astype(np.float32)[:, :length] for _ in range(2))
+    results = [nk.vjp(nk.normalize, a, (0, 1)) for a in (x, x.copy())]
+    assert np.array_equal(results[0][0], results[1][0])
+    assert np.array_equal(*(pullback(d).x for (_, pullback), d in zip(results, (dy, dy.copy()), strict=True)))
 
 
 @given(strategies.cases(max_elements=3000))

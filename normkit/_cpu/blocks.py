@@ -40,9 +40,24 @@ def _find_places(geo: Any, count: int, partials: int, places: Any) -> None:
 
 @jit_part
 def _sum_strip(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
+    x: Any,
+    dy: Any,
+    moving: Any,
+    geo: Any,
+    at: Any,
+    i: int,
+    m: int,
+    width: int,
+    partials: int,
+    work: Any,
+    places: Any,
+    own: Any,
+    piece: bool,
 ) -> None:
-    """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials."""
+    """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials.
+
+    They are a strip, or a piece of one: then they are added to those before them one by one.
+    """
     out_of_line()
     inner, mode = innermost(geo, WALK), entry(geo, LANE, MODE)
     x_step, w_step, dy_step = entry(geo, inner, X), entry(geo, inner, W), entry(geo, inner, DY)
@@ -60,14 +75,17 @@ def _sum_strip(
             rows, lane = whole + 1 - j, 0
         else:
             here = advance(geo, inner, at, j)
-        accumulate(x, dy, moving, here, steps, rows, columns, work, lane, mode, places, own, ahead)
+        accumulate(x, dy, moving, here, steps, rows, columns, work, lane, mode, places, own, ahead, piece)
 
 
 @jit_inline
 def _sum_strips(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, width: int, partials: int, work: Any, places: Any, own: Any
 ) -> None:
-    """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first."""
+    """Add positions [i, i + m) to the partial sums, strip by strip; one that is not in one run is added up by itself first.
+
+    So the order of a sum is the same wherever runs end.
+    """
     done, strip = 0, STRIP_ROWS * partials
     while done < m:
         stop = least(m, done + strip)
@@ -78,7 +96,7 @@ def _sum_strips(
             fill(work[TOTAL + k], length, work.dtype.type(0))
         while done < stop:
             run = least(stop - done, left)
-            _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own)
+            _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own, apart)
             done += run
             if done < stop:
                 here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)

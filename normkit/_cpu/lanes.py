@@ -90,8 +90,11 @@ def accumulate(
     places: Any,
     own: Any,
     ahead: Any,
+    resume: Any,
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
+
+    With `resume` the rows go on the sums in work one by one instead: as if they had followed the last ones in one call.
 
     at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
@@ -106,6 +109,7 @@ def accumulate(
         intp = args[5].type
         at, steps = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
         begin, end = cgutils.unpack_tuple(builder, args[6], 2)
+        resume = cgutils.is_true(builder, args[13])
         offsets = None if isinstance(sig.args[10], types.NoneType) else Integers(context, builder, sig.args[10], args[10])
 
         def operand(array: Elements, k: int) -> _Operand:
@@ -134,8 +138,8 @@ def accumulate(
             still = [part.load(column, count) for part in numbers]
             zero = splat(builder, ir.Constant(wide, 0.0), count)
             sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
-            for slot in sums:
-                builder.store(zero, slot)
+            for slot, total in zip(sums, totals, strict=True):
+                builder.store(builder.select(resume, total.load(column, count), zero), slot)
             with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
                 moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in movers]
                 own = still
@@ -151,7 +155,8 @@ def accumulate(
                     with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
                         collect(row, values, still, mask)
             for total, slot in zip(totals, sums, strict=True):
-                total.store(column, builder.fadd(total.load(column, count), builder.load(slot)), mask=mask)
+                before = builder.select(resume, zero, total.load(column, count))
+                total.store(column, builder.fadd(before, builder.load(slot)), mask=mask)
 
         def sum_all(kind: int) -> None:
             sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]
@@ -180,7 +185,7 @@ def accumulate(
 
     index, four = types.intp, types.UniTuple(types.intp, 4)
     return types.void(
-        x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index
+        x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index, types.boolean
     ), codegen
 
 
