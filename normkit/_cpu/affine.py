@@ -6,6 +6,8 @@ two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +23,7 @@ from .simd import (
     Table,
     elements_of,
     first_lanes,
+    loop,
     primitive,
     sources_of,
     splat,
@@ -30,9 +33,67 @@ from .simd import (
 
 PERIODS = (64, 48)  # numbers of 5 x 64 elements fill 20 of the 32 registers of AVX-512
 PERIOD_LENGTH = PERIODS[0] + 2 * STEP
-
-
 _COLUMNS = {1: (64, STEP), 2: (32, STEP)}  # whose numbers are held in registers, by the number of sources: 20 and 14 of 32
+
+
+class _Rows:
+    """What `apply_lanes` was given, and its loops."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
+        wide = context.get_value_type(sig.args[8].dtype)
+        self.builder, self.m, self.count = builder, args[6], args[7]
+        self.offsets, self.strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (4, 5))
+        present = [k for k, kind in enumerate(sig.args[:2]) if not isinstance(kind, types.NoneType)]
+        self.sources = [(Elements(context, builder, sig.args[k], args[k], wide), 3 * k) for k in present]
+        self.result = Elements(context, builder, sig.args[2], args[2], wide)
+        self.movers = elements_of(context, builder, sig.args[3], args[3], wide)
+        table = Table(context, builder, sig.args[8], args[8])
+        self.numbers = [table.row(self.m.type(k)) for k in range(5 if len(self.sources) == 1 else 7)]
+
+    def emit(self, varying: bool, streaming: bool) -> None:
+        """All rows; where `varying` is set, with the weight and bias of each."""
+        if streaming:
+            with self._each_row() as here:
+                to = self.result.at(here[1])
+
+                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
+                    to.store(j, self._element(here, j, count, mask, varying, self._fixed(j, count)), streaming, mask)
+
+                stream_loop(self.builder, self.m, emit, to)
+        else:
+            columns = _COLUMNS[len(self.sources)]
+            loop(self.builder, self.m, lambda column, count, mask: self._emit_columns(varying, column, count, mask), columns)
+
+    def _emit_columns(self, varying: bool, column: ir.Value, count: int, mask: Mask) -> None:
+        """Some columns of all rows: what they share is in registers meanwhile."""
+        builder, fixed = self.builder, self._fixed(column, count)
+        apart = builder.icmp_signed("!=", self.strides[1], self.m)
+        with self._each_row() as here:
+            to = self.result.at(here[1], column)
+            with builder.if_then(apart):
+                for line in range(0, count, max(1, CACHE_LINE // to.size)):
+                    to.prefetch(builder.add(self.m, self.m.type(line)), write=1)
+            to.store(column.type(0), self._element(here, column, count, mask, varying, fixed), mask=mask)
+
+    @contextlib.contextmanager
+    def _each_row(self) -> Iterator[list[ir.Value]]:
+        """Offsets in x, y, weight, and bias or dy of each row in turn."""
+        builder, intp = self.builder, self.m.type
+        with cgutils.for_range_slice(builder, intp(0), self.count, intp(1), intp) as (r, _):
+            yield [builder.add(start, builder.mul(r, step)) for start, step in zip(self.offsets, self.strides, strict=True)]
+
+    def _fixed(self, column: ir.Value, count: int) -> list[ir.Value]:
+        """The numbers of some columns."""
+        return [row.load(column, count) for row in self.numbers]
+
+    def _element(
+        self, here: list[ir.Value], column: ir.Value, count: int, mask: Mask, varying: bool, numbers: list[ir.Value]
+    ) -> ir.Value:
+        """The results of some columns of a row."""
+        movers = self.movers if varying else []
+        moved = [splat(self.builder, mover.load(here[2 + k], 1), count) for k, mover in enumerate(movers)]
+        values = [array.at(here[k]).load(column, count, mask) for array, k in self.sources]
+        return element(self.builder, values, [*numbers[:3], *moved, *numbers[3 + len(moved) :]])
 
 
 @primitive
@@ -59,72 +120,14 @@ def apply_lanes(
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[8].dtype)
-        offsets, strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (4, 5))
-        present = [k for k, kind in enumerate(sig.args[:2]) if not isinstance(kind, types.NoneType)]
-        sources = [(Elements(context, builder, sig.args[k], args[k], wide), 3 * k) for k in present]
-        result = Elements(context, builder, sig.args[2], args[2], wide)
-        movers, table = elements_of(context, builder, sig.args[3], args[3], wide), Table(context, builder, sig.args[8], args[8])
-        intp = args[6].type
-        zero, one = (ir.Constant(intp, k) for k in (0, 1))
-        apart = builder.icmp_signed("!=", strides[1], args[6])
-        rows = [table.row(ir.Constant(intp, k)) for k in range(5 if len(sources) == 1 else 7)]
-
-        def places(r: ir.Value) -> list[ir.Value]:
-            return [builder.add(start, builder.mul(r, step)) for start, step in zip(offsets, strides, strict=True)]
-
-        def moved(here: list[ir.Value], count: int, varying: bool) -> list[ir.Value]:
-            return [splat(builder, m.load(here[2 + k], 1), count) for k, m in enumerate(movers if varying else [])]
-
-        def fixed(column: ir.Value, count: int, varying: bool) -> tuple[list[ir.Value], list[ir.Value]]:
-            """The numbers before and after those that move."""
-            loaded = [row.load(column, count) for row in rows]
-            return loaded[:3], loaded[3 + (len(movers) if varying else 0) :]
-
-        def value(here: list[ir.Value], column: ir.Value, count: int, mask: Mask, numbers: list[ir.Value]) -> ir.Value:
-            return element(builder, [array.at(here[k]).load(column, count, mask) for array, k in sources], numbers)
-
-        def emit_column(varying: bool, column: ir.Value, count: int, mask: Mask = None) -> None:
-            """Some columns of all rows: what they share is in registers meanwhile."""
-            first, last = fixed(column, count, varying)
-            with cgutils.for_range_slice(builder, zero, args[7], one, intp) as (r, _):
-                here = places(r)
-                to = result.at(here[1], column)
-                with builder.if_then(apart):
-                    for line in range(0, count, max(1, CACHE_LINE // to.size)):
-                        to.prefetch(builder.add(args[6], intp(line)), write=1)
-                numbers = [*first, *moved(here, count, varying), *last]
-                to.store(zero, value(here, column, count, mask, numbers), mask=mask)
-
-        def emit_columns(varying: bool) -> None:
-            start = zero
-            for size in _COLUMNS[len(sources)]:
-                stop = builder.add(start, builder.and_(builder.sub(args[6], start), intp(-size)))
-                with cgutils.for_range_slice(builder, start, stop, intp(size), intp) as (column, _):
-                    emit_column(varying, column, size)
-                start = stop
-            with builder.if_then(builder.icmp_signed("<", start, args[6])):
-                emit_column(varying, start, STEP, first_lanes(builder, builder.sub(args[6], start), STEP))
-
-        def emit_streamed(varying: bool) -> None:
-            with cgutils.for_range_slice(builder, zero, args[7], one, intp) as (r, _):
-                here = places(r)
-                to = result.at(here[1])
-
-                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
-                    first, last = fixed(j, count, varying)
-                    numbers = [*first, *moved(here, count, varying), *last]
-                    to.store(j, value(here, j, count, mask, numbers), streaming, mask)
-
-                stream_loop(builder, args[6], emit, to)
-
+        given = _Rows(context, builder, sig, args)
         with builder.if_else(cgutils.is_true(builder, args[9])) as branches:
             for varying, branch in zip((True, False), branches, strict=True):
                 with branch, builder.if_else(cgutils.is_true(builder, args[10])) as (stream, keep):
                     with stream:
-                        emit_streamed(varying)
+                        given.emit(varying, streaming=True)
                     with keep:
-                        emit_columns(varying)
+                        given.emit(varying, streaming=False)
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

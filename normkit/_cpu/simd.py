@@ -185,11 +185,7 @@ def fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
     while lanes.type.count > 1:
         half = lanes.type.count // 2
-        index = ir.VectorType(ir.IntType(32), half)
-        low, high = (
-            builder.shuffle_vector(lanes, lanes, ir.Constant(index, list(range(start, start + half)))) for start in (0, half)
-        )
-        lanes = builder.fadd(low, high)
+        lanes = builder.fadd(*(_storage.part_of(builder, lanes, start, half) for start in (0, half)))
     return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
 
 
