@@ -4,12 +4,14 @@ import platform
 import sys
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 
 import normkit as nk
 from normkit import _recall
 from normkit._cpu import runs, threads
+from normkit._cpu.vectors import release, scratch
 from tests.processes import run_python
 from tests.test_properties import LAYOUTS, images
 
@@ -57,19 +59,41 @@ def test_signatures_are_few():
     ],
 )
 def test_a_first_call_compiles_each_part_once_and_only_what_it_needs(x, absent, tmp_path):
-    """In a process of its own, with an empty cache: what is compiled are all parts of the one kernel there is."""
+    """In a process of its own, with an empty cache: what is compiled are all parts of the one kernel there is.
+
+    And no `bool` of a condition is typed, but of constants where branches were left out.
+    """
     code = f"""
-import numpy as np, normkit as nk
+import numba, numpy as np, normkit as nk
 from normkit._cpu import compile
 made = []
 compiled = compile._compiled
 compile._compiled = lambda context, function, sig: (made.append(function.__name__), compiled(context, function, sig))[1]
+from numba.core.typing.context import BaseContext
+typed, resolve = [], BaseContext.resolve_function_type
+BaseContext.resolve_function_type = lambda self, f, args, kws: (typed.append((str(f), args)), resolve(self, f, args, kws))[1]
 nk.instance_norm({x})
 print(*made)
+conditions = ["class 'bool'" in name and not isinstance(args[0], numba.types.Literal) for name, args in typed]
+print(len(typed), sum(conditions))
 """
-    made = run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    made, typed = (line.split() for line in run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).splitlines())
     assert "chunk_moments" in made and len(set(made)) == len(made)
+    assert int(typed[0]) > 0 and int(typed[1]) == 0
     assert absent.isdisjoint(made)
+
+
+def test_buffers_of_kernels_lie_on_cache_lines():
+    """And what is given back is what was taken: of misaligned memory `free` would abort the process."""
+
+    @numba.njit(_nrt=False)
+    def address(like):
+        own = scratch(3, 16, like)
+        found = own.ctypes.data
+        release(own)
+        return found
+
+    assert all(address(np.empty(0, dtype)) % 64 == 0 for dtype in (np.float32, np.float64) for _ in range(50))
 
 
 def test_import_costs_nothing():

@@ -75,6 +75,25 @@ def test_a_thread_that_is_held_up_is_helped():
     assert np.all(done == 1)
 
 
+def test_fewer_threads_than_numba_has():
+    """A limit of two where Numba would take four: a share each, and Numba's own number as it was before and after."""
+    code = """
+import numba, numpy as np, normkit as nk
+from normkit._cpu import threads
+seen, spread = [], threads.spread
+def spying(*given):
+    seen.append((numba.get_num_threads(), len(given[-1])))
+    return spread(*given)
+threads.PARALLEL_ELEMENTS, threads.spread = 0, spying
+x = np.random.default_rng(0).standard_normal((16, 40_000))
+everything = nk.normalize(x, 1)
+with nk.num_threads(2):
+    assert np.array_equal(nk.normalize(x, 1), everything)
+assert set(seen) == {(4, 4), (2, 2)} and numba.get_num_threads() == 4, seen
+"""
+    run_python("-c", code, NUMBA_NUM_THREADS="4", OMP_NUM_THREADS="4")
+
+
 def test_a_first_call_from_disk_loads_no_compiler_it_does_not_need(tmp_path):
     """Numba's implementations of NumPy, and SciPy with them, are for compiling: half of the time of a first call."""
     code = """
