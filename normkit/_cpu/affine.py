@@ -16,7 +16,6 @@ from numba.core import cgutils
 
 from .._formulas import element
 from .simd import (
-    CACHE_LINE,
     STEP,
     Elements,
     Mask,
@@ -35,7 +34,7 @@ PERIODS = (64, 48)  # numbers of 5 x 64 elements fill 20 of the 32 registers of 
 PERIOD_LENGTH = PERIODS[0] + 2 * STEP
 _COLUMNS = {1: (64, STEP), 2: (32, STEP)}  # whose numbers are held in registers, by the number of sources: 20 and 14 of 32
 # Rows that these are held for, before the next columns: memory is read and written nearly in line. Group norm of channels-last
-# (32, 512, 7, 7) on one thread takes 0.21 ms so, 0.30 down all rows; 1, 4 and 16 rows are no better (Zen 4, 2026-11).
+# (32, 512, 7, 7) on one thread takes 0.21 ms so, 0.30 down all rows (Zen 4, 2026-11).
 _ROWS = 8
 
 
@@ -81,8 +80,7 @@ class _Rows:
         with self._each_row(first, end) as here:
             to = self.result.at(here[1], column)
             with builder.if_then(apart):
-                for line in range(0, count, max(1, CACHE_LINE // to.size)):
-                    to.prefetch(builder.add(self.m, self.m.type(line)), write=0)
+                to.prefetch(self.m, count)
             to.store(column.type(0), self._element(here, column, count, mask, varying, fixed), mask=mask)
 
     @contextlib.contextmanager
@@ -125,9 +123,9 @@ def apply_lanes(
 
     at, steps: offsets in x, y, weight, and bias or dy, and how far the next row is. The numbers are the rows of work; where
     `vary` is set, weight and bias come from `moving`, (weight, bias) or (weight, None), one of each for a row. Where rows lie
-    apart, the neighbours of the results, which the next tile writes, are fetched: layer norm over the channels of NCHW takes
-    2.6 ms so, 3.3 without. They are fetched as if to be read: fetching to write is ignored by Zen 4, which takes a fifth longer
-    then. The same for x costs time.
+    apart, the neighbours of the results, which the next tile writes, are fetched: layer norm over the channels of NCHW (16, 96,
+    56, 56) on one thread takes 3.0 ms so, 4.4 without. They are fetched as if to be read: of fetching to write a prototype had
+    nothing (1.6 ms to read, 2.9 to write, 2.7 neither; Zen 4, 2026-11). The same for x costs time.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

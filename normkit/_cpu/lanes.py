@@ -23,7 +23,6 @@ from numba.core import cgutils
 from .._formulas import terms_of
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
 from .simd import (
-    CACHE_LINE,
     STEP,
     Elements,
     Integers,
@@ -65,8 +64,7 @@ class _Operand:
         builder = self.builder
         strip = builder.select(builder.icmp_signed("==", ahead, ahead.type(0)), builder.mul(rows, self.step), ahead)
         line = self.array.at(self.start, builder.mul(row, self.step), strip)
-        for k in range(0, count, CACHE_LINE // line.size):
-            line.prefetch(self.builder.add(column, column.type(k)), write=0)
+        line.prefetch(column, count)
 
     def load_still(self, row: ir.Value, count: int) -> ir.Value:
         """The one number of a row, for `count` columns."""

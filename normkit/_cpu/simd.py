@@ -116,13 +116,14 @@ class Elements:
         gap = self.builder.and_(self.builder.neg(address), ir.Constant(intp, self._vector_bytes - 1))
         return self.builder.udiv(gap, ir.Constant(intp, self.size))
 
-    def prefetch(self, index: ir.Value, write: int) -> None:
-        """Ask for the cache line of an element, to read or to write it."""
+    def prefetch(self, index: ir.Value, count: int) -> None:
+        """Ask for the cache lines of `count` elements."""
         byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
         ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), byte)
-        self.builder.call(ask, [pointer, i32(write), i32(2), i32(1)])  # into L2, data
+        for line in range(0, count, CACHE_LINE // self.size):
+            place = self.builder.gep(self.data, [self.builder.add(index, index.type(line))])
+            self.builder.call(ask, [self.builder.bitcast(place, byte), i32(0), i32(2), i32(1)])  # to read, into L2, data
 
 
 class Table:

@@ -10,7 +10,7 @@ from numba.core import cgutils
 
 from .._formulas import terms_of
 from .geometry import STRIP_ROWS
-from .simd import CACHE_LINE, Mask, Table, elements_of, first_lanes, fold, primitive, sources_of, splat
+from .simd import Mask, Table, elements_of, first_lanes, fold, primitive, sources_of, splat
 
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES
@@ -59,8 +59,7 @@ def sum_run(
                 along = [mover.load(j, LANES, mask) for mover in movers] if varying else []
                 values, numbers = [source.load(j, LANES, mask) for source in sources], [*splats, *along]
                 for source in sources:
-                    for line in range(0, LANES, CACHE_LINE // source.size):
-                        source.prefetch(builder.add(j, intp(_AHEAD // source.size + line)), write=0)
+                    source.prefetch(builder.add(j, intp(_AHEAD // source.size)), LANES)
                 if collecting:
                     for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
                         part.store(j, builder.fadd(part.load(j, LANES, mask), term), mask=mask)
