@@ -175,7 +175,7 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> An
         as_norm = Operands(dy, dx, weight, None, of.split, of.options.center, fresh=True)
         backend.apply(as_norm, _to_rows(sets, dy, of.split))
     else:
-        sets = library.zeros((6, *rstd.shape))
+        sets = library.empty((6, *rstd.shape), np.dtype(np.float64))  # the sums, 3 and 4, come from the kernels
         sets[:3], sets[5] = of.sets, gain
         n = set_size(of.split)
         op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)

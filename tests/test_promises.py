@@ -189,22 +189,28 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 31, 64, 128, 129, 300, 2047, 2048])
 def test_short_sets_have_the_bits_of_any_others(size, dtype, monkeypatch):
-    """Their own kernel, and the one for sets of many runs and blocks."""
+    """Their own kernels, and those for sets of many runs and blocks."""
     x = np.random.default_rng(size).standard_normal((41, size)).astype(dtype) + np.asarray(7, dtype)
     x[3], x[4], x[5, 0], x[6, -1] = 0, 5, np.nan, 60000
     weight, bias = np.random.default_rng(0).standard_normal((2, size))
+    of_rows, dy = np.random.default_rng(1).standard_normal(41), np.random.default_rng(2).standard_normal(x.shape).astype(dtype)
+
+    def gradients(norm, x, dy, *affine):
+        return [part for part in nk.vjp(norm, x, *affine)[1](dy) if part is not None]
 
     def values():
         monkeypatch.setattr(_recall, "_ready", {})
         results = [nk.layer_norm(x, eps=0.0), nk.rms_norm(x, weight), nk.normalize(x, -1, return_moments=True)[1].var]
-        return [*results, nk.layer_norm(x, weight, bias)]
+        results += [nk.layer_norm(x, weight, bias), *gradients(nk.layer_norm, x, dy), *gradients(nk.rms_norm, x, dy, weight)]
+        results += [*gradients(nk.layer_norm, x, dy, weight, bias), *gradients(nk.layer_norm, x, dy, weight[:1].reshape(()))]
+        return [*results, *gradients(nk.instance_norm, x[None], dy[None], of_rows, of_rows)]
 
     expected = values()
     monkeypatch.setattr(geometry, "is_short", lambda view: False)
     nk._engine._cpu.plan._plan.cache_clear()
     try:
         for one, other in zip(values(), expected, strict=True):
-            assert np.array_equal(one.view(np.uint8), other.view(np.uint8))
+            assert one.tobytes() == other.tobytes()
     finally:
         nk._engine._cpu.plan._plan.cache_clear()
 

@@ -19,15 +19,24 @@ PACKED = {"float32": "v?mulps", "float64": "v?mulpd", "float16": "vcvtph2psx?"}
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the instructions named here are those of x86-64")
-@pytest.mark.parametrize(("kernel", "size"), [("forward_short", 300), ("forward", 3000)])
+@pytest.mark.parametrize(
+    ("kernel", "size"),
+    [
+        ("runs.forward_short", 300),
+        ("runs.forward", 3000),
+        ("run_gradients.backward_short", 300),
+        ("run_gradients.backward", 3000),
+    ],
+)
 @pytest.mark.parametrize("dtype", PACKED)
 def test_inner_loops_are_packed(dtype, kernel, size, tmp_path):
     """In a process of its own, that compiles: code from the cache cannot be looked at."""
     code = f"""
 import re, numpy as np, normkit as nk
-from normkit._cpu import runs
-nk.layer_norm(np.ones((4, {size}), {dtype!r}))
-(code,) = runs.{kernel}.inspect_asm().values()
+from normkit._cpu import run_gradients, runs
+x = np.ones((4, {size}), {dtype!r})
+nk.vjp(nk.layer_norm, x)[1](x)
+(code,) = {kernel}.inspect_asm().values()
 print(len(re.findall(r"\\b{PACKED[dtype]}\\b", code)), len(re.findall(r"\\bv?movnt", code)))
 """
     packed, past_the_caches = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())

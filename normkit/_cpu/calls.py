@@ -158,7 +158,8 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
         if collect and not _some_wait(marked, kind, todo):
             totals = np.zeros((plan.groups, 2, weight.size))
         arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
-        serial = run_gradients.backward if plan.in_runs else gradients.backward
+        in_runs = run_gradients.backward_short if plan.short else run_gradients.backward
+        serial = in_runs if plan.in_runs else gradients.backward
         threads.Launcher(serial, plan.elements)(*arguments)
         return marked
 

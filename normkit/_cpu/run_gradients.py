@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .affine import apply_run
 from .buffers import MEAN, MEAN_LOW, SET_GAIN, SET_RSTD
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MODE, ROWS, WALK
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import entry, innermost, position, set_origin, tiles_of
 from .lanes import ALONG
 from .rows import add_run
@@ -21,30 +22,54 @@ FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are
 
 
 @jit_inline
-def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
-    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
+def _block_products(
+    x: Any, dy: Any, moving: Any, here: Any, size: int, along: Any, centre: Any, collected: Any, total: Any
+) -> Any:
+    """The sums of g and g * x_hat, g = dy * weight, over a block of a run.
 
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
     it does not; not where they are None or 2 x 0.
     """
+    s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
+    plain, products = np.float64(s), np.float64(q)
+    if not (along or len(moving) == 3):
+        w = read(moving[0], here[2], np.float64)
+        if total.shape[1] > 0:
+            total[0, here[2]] += plain
+            total[1, here[2]] += products
+        plain *= w
+        products *= w
+    return plain, products
+
+
+@jit_inline
+def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
+    """`_block_products` over a chunk of a set."""
     end, along = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG
     i, plain, products = chunk * CHUNK, 0.0, 0.0
     while i < end:
         here, left = position(geo, WALK, innermost(geo, WALK), at, i)
         size = least(least(BLOCK, left), end - i)
-        s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
-        if along or len(moving) == 3:
-            plain += s
-            products += q
-        else:
-            w = read(moving[0], here[2], np.float64)
-            plain += s * w
-            products += q * w
-            if total.shape[1] > 0:
-                total[0, here[2]] += s
-                total[1, here[2]] += q
+        s, q = _block_products(x, dy, moving, here, size, along, centre, collected, total)
+        plain += s
+        products += q
         i += size
     return plain, products
+
+
+@jit_inline
+def _clear(collected: Any) -> None:
+    for row in range(2):
+        fill(collected[row], collected.shape[1], collected.dtype.type(0))
+
+
+@jit_inline
+def _flush(collected: Any, total: Any) -> None:
+    """Add what float32 has collected to the totals."""
+    width = collected.shape[1]
+    for row in range(2 if width > 0 else 0):
+        add_run(collected[row], 0, total[row], 0, width)
+    _clear(collected)
 
 
 @jit
@@ -72,8 +97,7 @@ def backward(
     out_of_line()
     width, kind = totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real.dtype.type
     collected = scratch(2, width, real)
-    for row in range(2):
-        fill(collected[row], width, kind(0))
+    _clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
         for k in range(first, last):
@@ -88,9 +112,50 @@ def backward(
                 rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
                 apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
-                for row in range(2 if width > 0 else 0):
-                    add_run(collected[row], 0, totals[task, row], 0, width)
-                    fill(collected[row], width, kind(0))
+                _flush(collected, totals[task])
+    release(collected)
+    fence()
+    return 0
+
+
+@jit
+def backward_short(
+    x: Any,
+    dy: Any,
+    dx: Any,
+    w: Any,
+    sets: Any,
+    sums: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    shares: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """`backward` where every set is one run and one block: the same bits.
+
+    Layer norm over the channels of channels-last (16, 96, 56, 56) on one thread: 2.3 ms so, 2.8 there (Zen 4, 2026-11).
+    """
+    out_of_line()
+    along, kind = entry(geo, LANE, MODE) == ALONG, real.dtype.type
+    n, vary, stream = entry(geo, 1, ROWS), entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
+    collected = scratch(2, totals.shape[2] if along else 0, real)
+    _clear(collected)
+    for task in range(begin, end):
+        first, last = tiles_of(geo, task, task + 1)
+        for k in range(first, last):
+            if not skipped(todo, k, real):
+                at = set_origin(geo, k)
+                centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                s, q = _block_products(x, dy, (w,), at, n, along, centre, collected, totals[task])
+                sums[0, k], sums[1, k] = s, q
+                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
+                apply_run(x, at[0], dy, at[3], dx, at[1], n, centre, (w, None), (at[2], 0), rest, vary, stream)
+            if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
+                _flush(collected, totals[task])
     release(collected)
     fence()
     return 0

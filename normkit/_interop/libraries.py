@@ -75,6 +75,9 @@ class Library:
         """An array of the library as kernels take it."""
         return array
 
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> Any:
+        return np.empty(shape, dtype)
+
     def zeros(self, shape: tuple[int, ...]) -> Any:
         return np.zeros(shape)
 
