@@ -175,8 +175,10 @@ def backward(of: Fit, dy: Array, dx: Array, shape: tuple[int, ...] | None) -> An
         as_norm = Operands(dy, dx, weight, None, of.split, of.options.center, fresh=True)
         backend.apply(as_norm, _to_rows(sets, dy, of.split))
     else:
-        sets = library.empty((6, *rstd.shape), np.dtype(np.float64))  # the sums, 3 and 4, come from the kernels
-        sets[:3], sets[5] = of.sets, gain
+        sets = of.sets
+        if gain is not rstd:
+            sets = library.empty((4, *rstd.shape), np.dtype(np.float64))
+            sets[:3], sets[3] = of.sets, gain
         n = set_size(of.split)
         op = Operands(of.x, dx, weight, None, of.split, of.options.center, dy, fresh=True)
         shares = (1.0 / n if of.options.center else 0.0, 1.0 / (n - of.options.correction))

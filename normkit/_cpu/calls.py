@@ -136,8 +136,9 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
 def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:
     """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
 
-    sets: 6 rows, of which shift and slope are set here to the sums times `shares`. With `collect`, the sums of dy and of
-    dy * x_hat for each element of op.weight come too, 2 x elements, where they cost no pass of their own.
+    sets: the centre and scale of every set, 3 rows, and its gain in a fourth one where that is not the scale. Shift and slope
+    are the sums times `shares`. With `collect`, the sums of dy and of dy * x_hat for each element of op.weight come too,
+    2 x elements, where they cost no pass of their own.
     """
     assert op.dy is not None
     weight = affine(op.weight, None, 1.0, op.wide)
@@ -145,8 +146,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
     collect &= plan.collects and weight.flags.c_contiguous
     if not plan.fused:
         sums, collected = _sums_over(op, (weight,), sets, op.wide, collect)
-        sets[3:5] = sums * np.reshape(shares, (2, 1))
-        apply(op, sets)
+        apply(op, np.concatenate([sets[:3], sums * np.reshape(shares, (2, 1)), sets[-1:]]))
         return sums, collected
     sums = np.empty((2, plan.n_sets))
     arrays = (flat(op.x), flat(op.dy), flat(op.y), flat(weight), sets, sums)

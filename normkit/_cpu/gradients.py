@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .buffers import SET_SHIFT, SET_SLOPE, WORK_ROWS
+from .buffers import SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WORK_ROWS
 from .compile import jit
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
-from .vectors import fence, out_of_line, release, scratch
+from .vectors import copy_run, fence, fill, out_of_line, release, scratch
 
 
 @jit
@@ -39,8 +39,8 @@ def backward(
 ) -> int:
     """The sums of each set, (2, sets), and its dx while it is in cache.
 
-    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
-    of a task for each element of the weight, or (tasks, 2, 0).
+    sets: (3, sets), or (4, sets) with their gain. Shift and slope are sums * shares. totals: (tasks, 2, n), sums of dy and
+    dy * x_hat of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
     work, part, own = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, sets), scratch(6, TILE_WIDTH, sets)
@@ -51,11 +51,11 @@ def backward(
             first, count, at = tile
             if skip_all(todo, first, count, work):
                 continue
-            for row in range(6):
-                for k in range(count):
-                    own[row, k] = sets[row, first + k]
-            for k in range(count):
-                own[SET_SHIFT, k], own[SET_SLOPE, k] = 0.0, 0.0
+            for row in range(SET_RSTD + 1):
+                copy_run(sets[row], first, count, own[row], 0)
+            copy_run(sets[sets.shape[0] - 1], first, count, own[SET_GAIN], 0)
+            for row in range(SET_SHIFT, SET_SLOPE + 1):
+                fill(own[row], count, 0.0)
             for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
                 load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
                 chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])

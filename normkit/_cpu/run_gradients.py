@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .affine import apply_run
-from .buffers import MEAN, MEAN_LOW, SET_GAIN, SET_RSTD
+from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
 from .indexing import entry, innermost, position, set_origin, tiles_of
@@ -91,8 +91,8 @@ def backward(
 ) -> int:
     """The sums of each set, (2, sets), and its dx while it is in cache.
 
-    sets: (6, sets), of which shift and slope are found here: sums * shares. totals: (tasks, 2, n), sums of dy and dy * x_hat
-    of a task for each element of the weight, or (tasks, 2, 0).
+    sets: (3, sets), or (4, sets) with their gain. Shift and slope are sums * shares. totals: (tasks, 2, n), sums of dy and
+    dy * x_hat of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
     width, kind = totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real.dtype.type
@@ -109,7 +109,7 @@ def backward(
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
-                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
+                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[sets.shape[0] - 1, k]))
                 apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])
@@ -152,7 +152,7 @@ def backward_short(
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 s, q = _block_products(x, dy, (w,), at, n, along, centre, collected, totals[task])
                 sums[0, k], sums[1, k] = s, q
-                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[SET_GAIN, k]))
+                rest = (kind(s * shares[0]), kind(q * shares[1]), kind(sets[sets.shape[0] - 1, k]))
                 apply_run(x, at[0], dy, at[3], dx, at[1], n, centre, (w, None), (at[2], 0), rest, vary, stream)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])

@@ -194,11 +194,12 @@ def apply(op: Operands, sets: Any) -> None:
 def backward(op: Operands, sets: Any, shares: tuple[float, float], collect: bool) -> tuple[Any, None]:
     """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
 
-    sets: 6 rows, of which shift and slope are found here, as the sums times `shares`.
+    sets: 3 rows, or 4 with the gain, to which shift and slope are added here: the sums times `shares`.
     """
     del collect  # sums of positions over all sets have a pass of their own
     call = _Call(op, op.wide, wanted=True)
-    plan, rows, sums = call.plan, _rows(sets), call.new(2)
+    plan, rows, sums = call.plan, call.new(6), call.new(2)
+    rows.native[:3], rows.native[5] = sets[:3], sets[-1]
     if plan.held:
         call.launch("backward_held", plan.tiles, shares, rows, sums)
         return sums.native, None
