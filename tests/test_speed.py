@@ -70,7 +70,8 @@ def test_signatures_are_few():
 def test_a_first_call_compiles_each_part_once_and_only_what_it_needs(x, absent, tmp_path):
     """In a process of its own, with an empty cache: what is compiled are all parts of the one kernel there is.
 
-    And no `bool` of a condition is typed, but of constants where branches were left out.
+    And no `bool` of a condition is typed, but of constants where branches were left out; and LLVM is not run over functions one
+    by one.
     """
     code = f"""
 import numba, numpy as np, normkit as nk
@@ -81,14 +82,20 @@ compile._compiled = lambda context, function, sig: (made.append(function.__name_
 from numba.core.typing.context import BaseContext
 typed, resolve = [], BaseContext.resolve_function_type
 BaseContext.resolve_function_type = lambda self, f, args, kws: (typed.append((str(f), args)), resolve(self, f, args, kws))[1]
+from numba.core.codegen import CPUCodeLibrary
+optimize, alone = CPUCodeLibrary._optimize_functions, []
+CPUCodeLibrary._optimize_functions = lambda self, module: (alone.append(self.name), optimize(self, module))[1]
 nk.instance_norm({x})
 print(*made)
 conditions = ["class 'bool'" in name and not isinstance(args[0], numba.types.Literal) for name, args in typed]
 print(len(typed), sum(conditions))
+numba.njit(lambda x: x)(1)
+print(*alone)
 """
-    made, typed = (line.split() for line in run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).splitlines())
+    made, typed, alone = (line.split() for line in run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).splitlines())
     assert "chunk_moments" in made and len(set(made)) == len(made)
     assert int(typed[0]) > 0 and int(typed[1]) == 0
+    assert "<lambda>" in alone and "forward" not in alone
     assert absent.isdisjoint(made)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numba
 from numba import types
-from numba.core import compiler, ir
+from numba.core import codegen, compiler, ir
 from numba.core.compiler_machinery import FunctionPass, register_pass
 from numba.core.typed_passes import NopythonRewrites, NopythonTypeInference
 from numba.core.untyped_passes import InlineClosureLikes
@@ -51,6 +51,37 @@ def _is_bool(value: Any, function: Any) -> bool:
     return isinstance(called, ir.Global) and called.value is bool
 
 
+class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
+    """The machine code of a kernel, of which LLVM optimizes all in one go.
+
+    Numba lets it look at each function first, and then has a cheap pass over all to bring counts of references together, of
+    which kernels have none. First call for strided sets: 3.9 s of processor time so, 4.6 by Numba's own (medians, 2026-11).
+    """
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnLibrary(FunctionPass):  # type: ignore[misc]
+    """Machine code goes to a `_Library`; that of a part goes to its kernel's."""
+
+    _name = "normkit_own_library"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        if state.library is None:
+            state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.library.enable_object_caching()
+        return False
+
+
 class _Compiler(compiler.Compiler):  # type: ignore[misc]
     """Numba's own, for kernels: plain conditions, and no passes that look for closures and array expressions.
 
@@ -62,7 +93,8 @@ class _Compiler(compiler.Compiler):  # type: ignore[misc]
         for each in pipelines:
             kept = [step for step in each.passes if step[0] not in (InlineClosureLikes, NopythonRewrites)]
             at = next(k for k, step in enumerate(kept) if step[0] is NopythonTypeInference)
-            each.passes = [*kept[:at], (_PlainConditions, "conditions of branches"), *kept[at:]]
+            own = [(_PlainConditions, "conditions of branches"), (_OwnLibrary, "where machine code goes")]
+            each.passes = [*kept[:at], *own, *kept[at:]]
         return pipelines
 
 
