@@ -144,6 +144,20 @@ def apply_lanes(
 
 
 @primitive
+def period_of(typingctx: Any, width: Any) -> Any:
+    """The number of elements of whole positions of `width` that `apply_period` takes; 0 where there is none."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        found, zero = (args[0].type(0),) * 2
+        for size in reversed(PERIODS):
+            fits = builder.icmp_signed("==", builder.urem(zero.type(size), args[0]), zero)
+            found = builder.select(fits, zero.type(size), found)
+        return found
+
+    return types.intp(types.intp), codegen
+
+
+@primitive
 def apply_period(typingctx: Any, x: Any, dy: Any, y: Any, at: Any, m: Any, period: Any, work: Any, stream: Any) -> Any:
     """Set y to the result of x (and dy) for m neighbouring elements, whose numbers, the rows of work, repeat with a period.
 

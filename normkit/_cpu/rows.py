@@ -47,6 +47,25 @@ def add_difference(typingctx: Any, a: Any, b: Any, to: Any, m: Any) -> Any:
 
 
 @primitive
+def subtract_high(typingctx: Any, mean: Any, low: Any, o: Any, high: Any, m: Any, to: Any) -> Any:
+    """to[j] = (mean[o + j] - high[j]) + low[o + j] for j in [0, m), in float64: the low part of a centre."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = ir.DoubleType()
+        means, lows = (Elements(context, builder, sig.args[k], args[k], wide).at(args[2]) for k in (0, 1))
+        highs, result = (Elements(context, builder, sig.args[k], args[k], wide) for k in (3, 5))
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            rest = builder.fsub(means.load(j, count, mask), highs.load(j, count, mask))
+            result.store(j, builder.fadd(rest, lows.load(j, count, mask)), mask=mask)
+
+        loop(builder, args[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(mean, low, types.intp, high, types.intp, to), codegen
+
+
+@primitive
 def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
     """a[j] *= by[j] for j in [0, m)."""
 

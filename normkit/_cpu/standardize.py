@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .._formulas import HUGE, RSTD_LIMIT
 from .._formulas import scale_of as _scale_of
-from .affine import PERIOD_LENGTH, PERIODS, apply_lanes, apply_period, apply_run
+from .affine import PERIOD_LENGTH, apply_lanes, apply_period, apply_run, period_of
 from .buffers import (
     BIAS,
     BUFFER,
@@ -29,7 +27,7 @@ from .buffers import (
 from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
-from .rows import repeat, spread_lanes
+from .rows import repeat, spread_lanes, subtract_high
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 # Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
@@ -58,8 +56,7 @@ def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, wor
     out_of_line()
     copy_run(sets[MEAN], first, count, work[HIGH], 0)
     copy_run(sets[SET_RSTD], first, count, work[RSTD], 0)
-    for j in range(count):
-        work[LOW, j] = (sets[MEAN, first + j] - np.float64(work[HIGH, j])) + sets[MEAN_LOW, first + j]
+    subtract_high(sets[MEAN], sets[MEAN_LOW], first, work[HIGH], count, work[LOW])
     for row in range(3 if gradient else 0):
         copy_run(sets[SET_SHIFT + row], first, count, work[SHIFT + row], 0)
     if lanes > 1:
@@ -112,16 +109,7 @@ def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) 
 def _still(geo: Any, count: int, column: int) -> Any:
     """Whether a weight or bias is the same for all lanes of a position."""
     step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
-    return (count == 1 or step == 0) and (entry(geo, 1, APPLY_LANES) == 1 or along == 0)
-
-
-@jit_inline
-def _period(width: int) -> Any:
-    """The number of elements of whole positions that `apply_period` takes; 0 where there is none."""
-    for size in PERIODS:
-        if size % width == 0:
-            return size
-    return 0
+    return ((count == 1) | (step == 0)) & ((entry(geo, 1, APPLY_LANES) == 1) | (along == 0))
 
 
 @jit_part
@@ -138,7 +126,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         dense &= entry(geo, inner, DY) == width
     together, period = 1, 0
     if dense and not varies:
-        period = _period(width) if m * width >= 4 * PERIOD_LENGTH else 0
+        period = period_of(width) if m * width >= 4 * PERIOD_LENGTH else 0
         length = ROW if stream else _TOGETHER
         together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(length // width, m // 8))
     splat = _still(geo, count, W)
