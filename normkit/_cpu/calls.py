@@ -159,8 +159,7 @@ def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bo
             totals = np.zeros((plan.groups, 2, weight.size))
         arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
         in_runs = run_gradients.backward_short if plan.short else run_gradients.backward
-        serial = in_runs if plan.in_runs else gradients.backward
-        threads.Launcher(serial, plan.elements)(*arguments)
+        threads.Launcher(in_runs if plan.in_runs else gradients.backward, plan.elements)(*arguments)
         return marked
 
     narrow_then_wide(op.wide, plan.n_sets, run)

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._formulas import HUGE, RSTD_LIMIT
 from .._formulas import scale_of as _scale_of
-from .affine import PERIOD_LENGTH, apply_lanes, apply_period, apply_run, period_of
+from .affine import apply_lanes, apply_run
 from .buffers import (
     BIAS,
     BUFFER,
@@ -27,6 +27,7 @@ from .buffers import (
 from .compile import jit_inline, jit_part
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
+from .periods import PERIOD_LENGTH, apply_period, period_of
 from .rows import repeat, spread_lanes, subtract_high
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
