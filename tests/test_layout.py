@@ -59,6 +59,23 @@ def test_short_runs_are_lanes():
     assert (view.tile, view.set_lanes, view.apply_lanes, view.rows) == (8, 4, 4, 120)
 
 
+@pytest.mark.parametrize(
+    ("shape", "fresh", "place"),
+    [
+        ((2, 32, 100, 100), False, geometry.NEAR),
+        ((8, 32, 64, 64), False, geometry.FAR),
+        ((64, 32, 64, 64), False, geometry.PAST),
+        ((64, 32, 64, 64), True, geometry.FAR),
+    ],
+)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["NC*", "N*C"])
+def test_where_results_lie(order, shape, fresh, place):
+    """By their bytes; memory that is new is not written past the caches."""
+    steps = strides_of(shape, order)
+    view = set_view(nk.NormSet("n c [...]").split(shape), steps, steps, (0,) * 4, (0,) * 4)
+    assert geometry.pack(view, True, fresh, 4)[2, geometry.MEMORY] == place
+
+
 def test_crops_leave_outer_segments():
     shape, steps = (2, 3, 4, 5), (10_000, 1000, 100, 10)
     view = set_view(nk.NormSet((1, 2, 3)).split(shape), steps, steps, (0,) * 4, (0,) * 4)

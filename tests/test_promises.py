@@ -243,16 +243,30 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     assert [int(n) for n, _ in told] == [1, 2, 3, 8] and len({digest for _, digest in told}) == 1
 
 
+PLACES = {"far": {"_FAR_BYTES": 0}, "past": {"_STREAM_BYTES": 0, "_STREAM_RUN": 1}}
+NORMS = {
+    "instance": (nk.instance_norm, (), {}),
+    "group": (nk.group_norm, (4,), {}),
+    "layer (image)": (nk.layer_norm, (), {"axis": (1, 2, 3)}),
+    "layer (last)": (nk.layer_norm, (), {}),
+    "layer (channels first)": (nk.layer_norm, (), {"axis": 1}),
+    "batch": (nk.batch_norm, (), {}),
+}
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
-@pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "batch"])
-def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
-    """Results of large arrays go past the caches, from any alignment on: here small ones do."""
-    x = LAYOUTS[layout](images(shape=(2, 8, 37, 41), dtype=dtype))
-    call, _ = CALLS[norm]
-    expected = call(x)
-    monkeypatch.setattr(geometry, "_STREAM_BYTES", 0)
-    monkeypatch.setattr(geometry, "_STREAM_RUN", 1)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("channels", "place"), [(8, "past"), (20, "past"), (20, "far")])
+def test_where_results_lie_changes_nothing(channels, place, norm, layout, dtype, monkeypatch):
+    """Those of large arrays are asked for ahead, or go past the caches, from any alignment on: here small ones do."""
+    x = LAYOUTS[layout](images(shape=(2, channels, 37, 41), dtype=dtype))
+    call, args, options = NORMS[norm]
+    y, pullback = nk.vjp(call, x, *args, **options)
+    dx = pullback(x).x
+    monkeypatch.setattr(_recall, "_ready", {})
+    for name, value in PLACES[place].items():
+        monkeypatch.setattr(geometry, name, value)
     for forget in (geometry.pack, nk._engine._cpu.plan._plan):
         forget.cache_clear()
     try:
@@ -261,8 +275,9 @@ def test_streamed_results_are_the_same(norm, layout, dtype, monkeypatch):
         for start in (0, 1, 13, 64):
             memory[:] = 7
             out = memory[start : start + x.size].reshape([x.shape[a] for a in order]).transpose(np.argsort(order))
-            assert np.array_equal(call(x, out=out), expected)
+            assert np.array_equal(call(x, *args, out=out, **options), y)
             assert np.all(memory[:start] == 7) and np.all(memory[start + x.size :] == 7)
+        assert np.array_equal(nk.vjp(call, x, *args, **options)[1](x).x, dx)
     finally:
         for forget in (geometry.pack, nk._engine._cpu.plan._plan):
             forget.cache_clear()

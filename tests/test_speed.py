@@ -20,27 +20,32 @@ PACKED = {"float32": "v?mulps", "float64": "v?mulpd", "float16": "vcvtph2psx?"}
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the instructions named here are those of x86-64")
 @pytest.mark.parametrize(
-    ("kernel", "size"),
+    ("kernel", "x", "asked"),
     [
-        ("runs.forward_short", 300),
-        ("runs.forward", 3000),
-        ("run_gradients.backward_short", 300),
-        ("run_gradients.backward", 3000),
+        ("runs.forward_short", "np.ones((4, 300))", 1),
+        ("runs.forward", "np.ones((4, 3000))", 1),
+        ("kernels.forward", "np.ones((300, 4)).T", 45),
+        ("run_gradients.backward_short", "np.ones((4, 300))", 2),
+        ("run_gradients.backward", "np.ones((4, 3000))", 2),
+        ("gradients.backward", "np.ones((300, 4)).T", 90),
     ],
 )
 @pytest.mark.parametrize("dtype", PACKED)
-def test_inner_loops_are_packed(dtype, kernel, size, tmp_path):
-    """In a process of its own, that compiles: code from the cache cannot be looked at."""
+def test_inner_loops_are_packed(dtype, kernel, x, asked, tmp_path):
+    """In a process of its own, that compiles: code from the cache cannot be looked at.
+
+    And memory is asked for ahead, in tiles for results too, and written past the caches.
+    """
     code = f"""
 import re, numpy as np, normkit as nk
-from normkit._cpu import run_gradients, runs
-x = np.ones((4, {size}), {dtype!r})
+from normkit._cpu import gradients, kernels, run_gradients, runs
+x = {x}.astype({dtype!r}, order="K")
 nk.vjp(nk.layer_norm, x)[1](x)
 (code,) = {kernel}.inspect_asm().values()
-print(len(re.findall(r"\\b{PACKED[dtype]}\\b", code)), len(re.findall(r"\\bv?movnt", code)))
+print(*(len(re.findall(rf"\\b{{name}}", code)) for name in (r"{PACKED[dtype]}\\b", "v?movnt", "prefetch")))
 """
-    packed, past_the_caches = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
-    assert packed >= 4 and past_the_caches >= 1
+    packed, past_the_caches, ahead = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert packed >= 4 and past_the_caches >= 1 and ahead >= asked
 
 
 def test_signatures_are_few():

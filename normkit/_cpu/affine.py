@@ -6,8 +6,6 @@ two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -16,7 +14,6 @@ from numba.core import cgutils
 
 from .._formulas import element
 from .simd import (
-    STEP,
     Elements,
     Mask,
     Table,
@@ -26,13 +23,12 @@ from .simd import (
     sources_of,
     splat,
     store_loop,
-    stream_loop,
 )
 
-_COLUMNS = {1: (64, STEP), 2: (32, STEP)}  # whose numbers are held in registers, by the number of sources: 20 and 14 of 32
-# Rows that these are held for, before the next columns: memory is read and written nearly in line. Group norm of channels-last
-# (32, 512, 7, 7) on one thread takes 0.21 ms so, 0.30 down all rows (Zen 4, 2026-11).
-_ROWS = 8
+# Rows side by side, for which the numbers of a column are loaded once, by the number of sources. Instance norm of channels-last
+# (16, 208, 1153) on one thread, in ms: 1.14 in 4 rows, 1.20 in 3 or 6, 1.30 in 2 or 8, 1.42 in 1; the gradient of (16, 200, 30,
+# 30) 1.7 in 6, 1.9 in 8, 2.1 in 4 (Zen 4, 2026-11).
+_ROWS = {1: 4, 2: 6}
 
 
 class _Rows:
@@ -40,7 +36,7 @@ class _Rows:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
         wide = context.get_value_type(sig.args[8].dtype)
-        self.builder, self.m, self.count = builder, args[6], args[7]
+        self.builder, self.m, self.count, self.fetched = builder, args[6], args[7], args[10]
         self.offsets, self.strides = (cgutils.unpack_tuple(builder, args[k], 4) for k in (4, 5))
         present = [k for k, kind in enumerate(sig.args[:2]) if not isinstance(kind, types.NoneType)]
         self.sources = [(Elements(context, builder, sig.args[k], args[k], wide), 3 * k) for k in present]
@@ -49,56 +45,56 @@ class _Rows:
         table = Table(context, builder, sig.args[8], args[8])
         self.numbers = [table.row(self.m.type(k)) for k in range(5 if len(self.sources) == 1 else 7)]
 
-    def emit(self, varying: bool, streaming: bool) -> None:
+    def emit(self, varying: bool) -> None:
         """All rows; where `varying` is set, with the weight and bias of each."""
-        if streaming:
-            with self._each_row(self.m.type(0), self.count) as here:
-                to = self.result.at(here[1])
-
-                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
-                    to.store(j, self._element(here, j, count, mask, varying, self._fixed(j, count)), streaming, mask)
-
-                stream_loop(self.builder, self.m, emit, to)
-        else:
-            builder, intp = self.builder, self.m.type
-            with cgutils.for_range_slice(builder, intp(0), self.count, intp(_ROWS), intp) as (first, _):
-                end = builder.add(first, intp(_ROWS))
-                end = builder.select(builder.icmp_signed("<", end, self.count), end, self.count)
-
-                def emit_columns(column: ir.Value, count: int, mask: Mask) -> None:
-                    self._emit_columns(varying, first, end, column, count, mask)
-
-                loop(builder, self.m, emit_columns, _COLUMNS[len(self.sources)])
-
-    def _emit_columns(self, varying: bool, first: ir.Value, end: ir.Value, column: ir.Value, count: int, mask: Mask) -> None:
-        """Some columns of rows [first, end): what they share is in registers meanwhile."""
-        builder, fixed = self.builder, self._fixed(column, count)
-        apart = builder.icmp_signed("!=", self.strides[1], self.m)
-        with self._each_row(first, end) as here:
-            to = self.result.at(here[1], column)
-            with builder.if_then(apart):
-                to.prefetch(self.m, count)
-            to.store(column.type(0), self._element(here, column, count, mask, varying, fixed), mask=mask)
-
-    @contextlib.contextmanager
-    def _each_row(self, first: ir.Value, end: ir.Value) -> Iterator[list[ir.Value]]:
-        """Offsets in x, y, weight, and bias or dy of each of the rows [first, end) in turn."""
         builder, intp = self.builder, self.m.type
-        with cgutils.for_range_slice(builder, first, end, intp(1), intp) as (r, _):
-            yield [builder.add(start, builder.mul(r, step)) for start, step in zip(self.offsets, self.strides, strict=True)]
+        several = _ROWS[len(self.sources)]
+        whole = builder.sub(self.count, builder.srem(self.count, intp(several)))
+        for begin, end, rows in ((intp(0), whole, several), (whole, self.count, 1)):
+            with cgutils.for_range_slice(builder, begin, end, intp(rows), intp) as (row, _):
+                self._emit_rows([builder.add(row, intp(k)) for k in range(rows)], varying)
 
-    def _fixed(self, column: ir.Value, count: int) -> list[ir.Value]:
-        """The numbers of some columns."""
-        return [row.load(column, count) for row in self.numbers]
-
-    def _element(
-        self, here: list[ir.Value], column: ir.Value, count: int, mask: Mask, varying: bool, numbers: list[ir.Value]
-    ) -> ir.Value:
-        """The results of some columns of a row."""
+    def _emit_rows(self, rows: list[ir.Value], varying: bool) -> None:
+        """A few rows side by side."""
+        places = [self._place(row) for row in rows]
         movers = self.movers if varying else []
-        moved = [splat(self.builder, mover.load(here[2 + k], 1), count) for k, mover in enumerate(movers)]
-        values = [array.at(here[k]).load(column, count, mask) for array, k in self.sources]
-        return element(self.builder, values, [*numbers[:3], *moved, *numbers[3 + len(moved) :]])
+        moved = [[mover.load(here[2 + k], 1) for k, mover in enumerate(movers)] for here in places]
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            fixed = [row.load(j, count) for row in self.numbers]
+            self._fetch(places, j, count)
+            for here, own in zip(places, moved, strict=True):
+                values = [array.at(here[k]).load(j, count, mask) for array, k in self.sources]
+                along = [splat(self.builder, number, count) for number in own]
+                found = element(self.builder, values, [*fixed[:3], *along, *fixed[3 + len(along) :]])
+                self.result.at(here[1]).store(j, found, mask=mask)
+
+        loop(self.builder, self.m, emit)
+
+    def _place(self, row: ir.Value) -> list[ir.Value]:
+        """Offsets of a row in x, y, weight, and bias or dy."""
+        pairs = zip(self.offsets, self.strides, strict=True)
+        return [self.builder.add(start, self.builder.mul(row, step)) for start, step in pairs]
+
+    def _fetch(self, places: list[list[ir.Value]], j: ir.Value, count: int) -> None:
+        """Ask for some columns of the rows after these; of rows that lie apart for the next tile's too, but not for x again."""
+        builder = self.builder
+        with builder.if_then(cgutils.is_true(builder, self.fetched)):
+            self._ask(self.result, 1, places, j, count)
+            apart = builder.icmp_signed("!=", self.strides[1], self.m)
+            with builder.if_else(apart) as (tiles, in_line):
+                with tiles:
+                    for here in places:
+                        self.result.at(here[1]).prefetch(builder.add(j, self.m), count)
+                with in_line:
+                    for array, k in self.sources:
+                        self._ask(array, k, places, j, count)
+
+    def _ask(self, array: Elements, k: int, places: list[list[ir.Value]], j: ir.Value, count: int) -> None:
+        """Ask for the columns of one array, as many rows on."""
+        ahead = self.builder.add(j, self.builder.mul(self.strides[k], j.type(len(places))))
+        for here in places:
+            array.at(here[k]).prefetch(ahead, count)
 
 
 @primitive
@@ -114,26 +110,24 @@ def apply_lanes(
     rows: Any,
     work: Any,
     vary: Any,
-    stream: Any,
+    fetch: Any,
 ) -> Any:
     """Set y to the result of x (and dy) for m neighbouring elements, every lane with its numbers, and so for `rows` rows.
 
     at, steps: offsets in x, y, weight, and bias or dy, and how far the next row is. The numbers are the rows of work; where
-    `vary` is set, weight and bias come from `moving`, (weight, bias) or (weight, None), one of each for a row. Where rows lie
-    apart, the neighbours of the results, which the next tile writes, are fetched: layer norm over the channels of NCHW (16, 96,
-    56, 56) on one thread takes 3.0 ms so, 4.4 without. They are fetched as if to be read: of fetching to write a prototype had
-    nothing (1.6 ms to read, 2.9 to write, 2.7 neither; Zen 4, 2026-11). The same for x costs time.
+    `vary` is set, weight and bias come from `moving`, (weight, bias) or (weight, None), one of each for a row. Where `fetch`
+    is set, results are asked for before they are written, and in line x too: layer norm over the channels of NCHW (16, 96, 56,
+    56) on one thread takes 2.3 ms so, 2.9 without. That is as if to read them: of asking to write a prototype had nothing (1.6
+    ms to read, 2.9 to write, 2.7 neither; Zen 4, 2026-11). Stores past the caches gain nothing here: instance norm of
+    channels-last (8, 80, 256, 256) takes 13 ms so, and 17 with them.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         given = _Rows(context, builder, sig, args)
         with builder.if_else(cgutils.is_true(builder, args[9])) as branches:
             for varying, branch in zip((True, False), branches, strict=True):
-                with branch, builder.if_else(cgutils.is_true(builder, args[10])) as (stream, keep):
-                    with stream:
-                        given.emit(varying, streaming=True)
-                    with keep:
-                        given.emit(varying, streaming=False)
+                with branch:
+                    given.emit(varying)
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

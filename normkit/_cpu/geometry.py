@@ -1,7 +1,7 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
 Row 0: where the segments of each kind start. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, whether to stream, and how many tiles. Row 3: the lanes of a set, and
+offsets of the first element of x, y, weight and bias, where results lie, and how many tiles. Row 3: the lanes of a set, and
 where numbers that move come from. Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then
 reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
 """
@@ -19,7 +19,8 @@ from .._layout import SetView, ceil_div
 
 KEPT, REDUCED, WALK = range(3)
 TILE, ROWS, CENTER, PER_TASK, APPLY_LANES, AFFINE_VARIES, MOVES = COLUMNS = range(7)
-APPLY_ROWS, STREAM, TILES = 0, 5, 6
+APPLY_ROWS, MEMORY, TILES = 0, 5, 6
+NEAR, FAR, PAST = range(3)  # results are in the caches; or in memory; or go to memory past the caches, in runs and periods
 SIZE, X, Y, W, B = range(5)
 DY = B
 LANE = 3
@@ -40,6 +41,10 @@ _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a
 # 512: 4.3 / 6.5.
 _STREAM_BYTES = 1 << 25
 _STREAM_RUN = 1 << 9
+# Results of this size, and x, are asked for ahead where tiles are written. Instance norm of channels-last (n, 200, 30, 30) on
+# one thread, in ms, so or not (Zen 4, 2026-11): 4 MiB 0.22 / 0.23, 6 MiB 0.31 / 0.33, 8 MiB 0.60 / 0.83, 11 MiB 0.85 / 1.25.
+# Group norm of channels-last (32, 512, 7, 7), which has 3 MiB, would take a twentieth longer.
+_FAR_BYTES = 1 << 22
 # Tasks that collect sums of a weight's elements: at most and at least so many, or one where all is one task's work. Their
 # sums, in float64, are 1/16 of a float32 x at most, and those of one task fit in L2.
 _COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_SHARE, _COLLECT_LENGTH = 128, 16, 64, 1 << 13
@@ -54,7 +59,7 @@ def pack(view: SetView, center: bool, fresh: bool, itemsize: int) -> Array:
     geo[0, :4] = starts
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
-    geo[2] = [view.apply_rows, *view.offsets, not fresh and streams(view, itemsize), view.tiles]
+    geo[2] = [view.apply_rows, *view.offsets, _memory(view, fresh, itemsize), view.tiles]
     geo[LANE, :6] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
@@ -102,6 +107,13 @@ def is_short(view: SetView) -> bool:
 def sums_as_runs(view: SetView) -> bool:
     """Whether the statistics are those of runs, wherever results and affines lie: bits depend on x alone."""
     return view.tile * view.set_lanes == 1 and (view.walk[-1][1][0] == 1 or view.set_size == 1)
+
+
+def _memory(view: SetView, fresh: bool, itemsize: int) -> int:
+    """Where results lie: NEAR, FAR or PAST."""
+    if not fresh and streams(view, itemsize):
+        return PAST
+    return FAR if view.n_sets * view.set_size * itemsize >= _FAR_BYTES else NEAR
 
 
 def streams(view: SetView, itemsize: int) -> bool:

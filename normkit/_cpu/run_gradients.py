@@ -9,7 +9,7 @@ import numpy as np
 from .affine import apply_run
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MODE, REDUCED, ROWS, STREAM, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, position, set_origin, tiles_of
 from .lanes import ALONG
 from .rows import add_run
@@ -148,7 +148,7 @@ def backward_short(
     """
     out_of_line()
     along = entry(geo, LANE, MODE) == ALONG
-    n, vary, stream = entry(geo, 1, ROWS), entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
+    n, vary, stream = entry(geo, 1, ROWS), entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
     collected = scratch(2, totals.shape[2] if along else 0, real)
     _clear(collected)
     for task in range(begin, end):

@@ -14,7 +14,7 @@ import numpy as np
 from .affine import apply_run
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, REDUCED, ROWS, STREAM, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, MEMORY, PAST, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, position, set_origin, tiles_of
 from .standardize import scale_of, skipped
 from .strips import sum_run
@@ -86,7 +86,7 @@ def apply_set(
     x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
 ) -> None:
     """The result for elements [first, last) of the set that starts at offsets `at`."""
-    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
+    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
     i = first
     while i < last:
         (ox, oy, ow, ob), left = position(geo, REDUCED, innermost(geo, REDUCED), at, i)
@@ -173,7 +173,7 @@ def forward_short(
     """`forward` where every set is one run and one block: the same bits. Layer norm of 64 x 64 takes 2.2 us so, 2.9 there."""
     on_its_own()
     n, center, marked, kind = entry(geo, 1, ROWS), entry(geo, 1, CENTER) != 0, 0, real.dtype.type
-    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, STREAM) != 0
+    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
     first, last = tiles_of(geo, begin, end)
     for k in range(first, last):
         if real.itemsize == 8 and skipped(todo, k, real):

@@ -25,15 +25,14 @@ from .buffers import (
     WEIGHT,
 )
 from .compile import jit_inline, jit_part
-from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, REDUCED, STREAM, B, W, X, Y
+from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, MEMORY, NEAR, PAST, REDUCED, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
 from .periods import PERIOD_LENGTH, apply_period, period_of
 from .rows import repeat, spread_lanes, subtract_high
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 # Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
-# norm of channels-last (16, 80, 3000) on one thread: 1.4 ms so, 1.6 of 320, 2.3 of 2048 (Zen 4, 32 KiB of L1, 2026-11).
-# What goes past the caches needs long rows, since only whole lines do: layer norm of channels-last (64, 768, 197) 2.6 / 4.4.
+# norm of channels-last (16, 208, 1153) on one thread: 1.15 ms so, 1.33 of 1024 (Zen 4, 32 KiB of L1, 2026-11).
 _TOGETHER = 512
 
 scale_of = jit_inline(_scale_of)
@@ -117,7 +116,7 @@ def _still(geo: Any, count: int, column: int) -> Any:
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
-    lanes, varies, stream = entry(geo, 1, APPLY_LANES), entry(geo, 1, AFFINE_VARIES), entry(geo, 2, STREAM) != 0
+    lanes, varies, memory = entry(geo, 1, APPLY_LANES), entry(geo, 1, AFFINE_VARIES), entry(geo, 2, MEMORY)
     width = count * lanes
     inner = innermost(geo, REDUCED)
     if lanes > 1:
@@ -128,8 +127,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
     together, period = 1, 0
     if dense and not varies:
         period = period_of(width) if m * width >= 4 * PERIOD_LENGTH else 0
-        length = ROW if stream else _TOGETHER
-        together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(length // width, m // 8))
+        together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(_TOGETHER // width, m // 8))
     splat = _still(geo, count, W)
     _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
@@ -143,20 +141,20 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         here, left = position(geo, REDUCED, inner, at, i + done)
         run = least(m - done, left)
         if period > 0:
-            apply_period(x, dy, y, here, run * width, period, work, stream)
+            apply_period(x, dy, y, here, run * width, period, work, memory == PAST)
             done += run
             continue
-        # positions in one go, and how many times: many side by side; or one after another, their weights with them or the same
-        side, rows = (together, 1) if together > 1 else (1, run if splat or not varies else 1)
-        for p in range(0, run, most(side, rows)):
-            place, span = advance(geo, inner, here, p), least(side, run - p) * width
-            if rows == 1 and varies:
-                _lay_affine(w, geo, place[2], count, W, work[WEIGHT])
-                if b is not None:
-                    _lay_affine(b, geo, place[3], count, B, work[BIAS])
-            steps = (span, span, 0, span) if together > 1 else advance(geo, inner, (0, 0, 0, 0), 1)
-            apply_lanes(x, dy, y, (w, b), place, steps, span, rows, work, rows > 1 and varies != 0, stream)
-        done += run
+        # positions side by side, and how many times: one after another, if their weights are the same or one number each
+        side = least(together, run)
+        rows = run // side if splat or not varies else 1
+        if rows == 1 and varies:
+            _lay_affine(w, geo, here[2], count, W, work[WEIGHT])
+            if b is not None:
+                _lay_affine(b, geo, here[3], count, B, work[BIAS])
+        span = side * width
+        steps = (span, span, 0, span) if together > 1 else advance(geo, inner, (0, 0, 0, 0), 1)
+        apply_lanes(x, dy, y, (w, b), here, steps, span, rows, work, rows > 1 and varies != 0, memory != NEAR)
+        done += rows * side
 
 
 @jit_part
