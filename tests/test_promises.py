@@ -276,6 +276,8 @@ def test_where_results_lie_changes_nothing(channels, place, norm, layout, dtype,
             memory[:] = 7
             out = memory[start : start + x.size].reshape([x.shape[a] for a in order]).transpose(np.argsort(order))
             assert np.array_equal(call(x, *args, out=out, **options), y)
+            out[...] = x
+            assert np.array_equal(call(out, *args, out=out, **options), y)  # in place: no element is written twice
             assert np.all(memory[:start] == 7) and np.all(memory[start + x.size :] == 7)
         assert np.array_equal(nk.vjp(call, x, *args, **options)[1](x).x, dx)
     finally:
