@@ -115,7 +115,7 @@ def test_contenders_compute_the_case(contender, backward, layout):
         pytest.importorskip(package, reason="an extra")
     for case in cases.CASES.values():
         call = contenders.CONTENDERS[contender](case, cases.make(case, layout, shrink=64), backward)
-        assert call is None or contenders.median(call, 1) > 0
+        assert call is None or min(contenders.turn(call, 1)) > 0
 
 
 def test_onnx_runtime_computes_the_same():

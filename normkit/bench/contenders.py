@@ -1,11 +1,12 @@
 """Who computes the cases: each in a process of its own, since two pools of threads in one process spoil each other's times.
 
-``python -m normkit.bench.contenders NAME DIRECTION DTYPE ROUNDS SHRINK CASE...`` prints a line of JSON for each case and
-layout.
+``python -m normkit.bench.contenders NAME DIRECTION DTYPE ROUNDS SHRINK`` prints a line when it is ready, then for each line of
+JSON that it is given, ``[case, layout]``, one with the shape and the milliseconds of some calls: a turn of this contender.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -16,21 +17,21 @@ import numpy as np
 
 import normkit as nk
 
-from .cases import CASES, LAYOUTS, Case, copy, make, plain, triad
+from .cases import CASES, Case, copy, make, plain, triad
 
 Call = Callable[[], Any]
 LEAST = 0.05  # of a case of 0.2 ms, 9 rounds lay between 0.17 and 0.31
 
 
-def median(call: Call, rounds: int) -> float:
-    """Median milliseconds, after one call that is not counted: of `rounds` calls, or more until they took LEAST seconds."""
+def turn(call: Call, rounds: int) -> list[float]:
+    """Milliseconds of calls, after one that is not counted: of `rounds` calls, or more until they took LEAST seconds."""
     call()
     times: list[float] = []
     while len(times) < rounds or sum(times) < LEAST:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+    return [1e3 * spent for spent in times]
 
 
 def _normkit(case: Case, x: np.ndarray, backward: bool) -> Call:
@@ -109,13 +110,19 @@ NEEDS = {"PyTorch": ("torch",), "JAX": ("jax",), "ONNX Runtime": ("onnx", "onnxr
 
 def main() -> None:
     """Time one contender."""
-    name, direction, dtype, rounds, shrink, *cases = sys.argv[1:]
-    for case in cases:
-        for layout in LAYOUTS:
+    name, direction, dtype, rounds, shrink = sys.argv[1:]
+    for package in NEEDS.get(name, ()):
+        importlib.import_module(package)
+    print(json.dumps("ready"), flush=True)
+    held: tuple[Any, ...] = ()
+    for line in sys.stdin:
+        case, layout = json.loads(line)
+        if held[:2] != (case, layout):
+            held = ()  # the memory of the last case
             x = make(CASES[case], layout, dtype, int(shrink))
-            call = CONTENDERS[name](CASES[case], x, direction == "backward")
-            spent = None if call is None else median(call, int(rounds))
-            print(json.dumps({"case": case, "layout": layout, "shape": x.shape, "contender": name, "ms": spent}), flush=True)
+            held = case, layout, x.shape, CONTENDERS[name](CASES[case], x, direction == "backward")
+        *_, shape, call = held
+        print(json.dumps([shape, None if call is None else turn(call, int(rounds))]), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from .cases import CASES as CASES
+from .cases import LAYOUTS
 from .contenders import CONTENDERS, NEEDS
+
+# Every contender has TURNS turns at a case, one after the other: what else the machine does meets them alike. Between turns the
+# threads of the last one, which wait for work for a while before they sleep, get PAUSE seconds.
+TURNS, PAUSE = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,43 @@ class Row:
         return None if spent is None else spent / self.times["normkit"]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A contender in a process of its own, which waits for its turns."""
+
+    name: str
+    process: subprocess.Popen[str]
+    errors: IO[str]
+
+    def turn(self, case: str, layout: str) -> Any:
+        """The shape of a case, and the milliseconds of some calls; None if this contender has no such norm."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            print(json.dumps([case, layout]), file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self) -> Any:
+        """What the process says next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            raise RuntimeError(f"{self.name} failed: {self.errors.read()[-2000:]}")
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def start(name: str, *options: str) -> Iterator[Running]:
+    """Start a contender; without more to do, in the end, it stops."""
+    command, pipe = [sys.executable, "-m", "normkit.bench.contenders", name, *options], subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,  # noqa: S603 - this very program
+    ):
+        yield Running(name, process, errors)
+
+
 def contenders() -> list[str]:
     """Those that are installed here."""
     return [name for name in CONTENDERS if all(importlib.util.find_spec(package) for package in NEEDS.get(name, ()))]
@@ -48,21 +94,29 @@ def run(
     cases: Iterable[str] = tuple(CASES),
     progress: Callable[[list[str]], Iterable[str]] = list,
 ) -> list[Row]:
-    """Every case by every contender, one process after the other."""
-    chosen: list[str] = list(cases)
-    found: dict[tuple[str, str, tuple[int, ...]], dict[str, float]] = {}
-    for name in progress(contenders()):
-        options = [name, direction, dtype, str(rounds), str(shrink), *chosen]
-        command = [sys.executable, "-m", "normkit.bench.contenders", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very program
-        if done.returncode:
-            raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
-        for line in done.stdout.splitlines():
-            told: dict[str, Any] = json.loads(line)
-            key = (told["case"], told["layout"], tuple(told["shape"]))
-            if told["ms"] is not None:
-                found.setdefault(key, {})[name] = told["ms"]
-    return [Row(case, layout, shape, times) for (case, layout, shape), times in found.items()]
+    """Every case by every contender, in turns."""
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        options = (direction, dtype, str(rounds), str(shrink))
+        running = {name: stack.enter_context(start(name, *options)) for name in contenders()}
+        for contender in running.values():
+            contender.answer()  # it is ready: no import disturbs the first case
+        for case in progress(list(cases)):
+            rows += [_row(case, layout, running) for layout in LAYOUTS]
+    return rows
+
+
+def _row(case: str, layout: str, running: dict[str, Running]) -> Row:
+    """One case by every contender that knows it."""
+    shape: tuple[int, ...] = ()
+    times: dict[str, list[float]] = {}
+    for name in list(running) * TURNS:
+        time.sleep(PAUSE)
+        found, spent = running[name].turn(case, layout)
+        shape = tuple(found)
+        if spent is not None:
+            times.setdefault(name, []).extend(spent)
+    return Row(case, layout, shape, {name: statistics.median(spent) for name, spent in times.items()})
 
 
 def markdown(rows: list[Row]) -> str:
