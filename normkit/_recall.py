@@ -85,14 +85,14 @@ def _form(define: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
 
 
 def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[Any]) -> None:
-    """Keep what a call of this form needs, if it is one whose statistics and result come from one kernel."""
+    """Keep what a call of this form needs, if the kernels read its arrays as they are."""
     places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out")]
     x, weight, bias, _ = (values[at] for at in places)
     plain = all(each is None or (isinstance(each, np.ndarray) and each.flags.c_contiguous) for each in (weight, bias))
     if type(problem) is not Problem or not plain or not _interop.same_memory(problem.x.array, x) or not x.size:
         return
     forward = problem.prepared()
-    if forward is not None and forward.fused:
+    if forward is not None:
         if len(_ready) >= _FORMS:
             _ready.clear()
         _ready[form] = _ready_for(problem, places, forward)

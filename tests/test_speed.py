@@ -138,6 +138,26 @@ ALIKE = {
 }
 
 
+@pytest.mark.parametrize("elements", [1 << 13, 1 << 16], ids=["one kernel", "two"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch):
+    """Whether statistics and result come from one kernel or from two; sets that wait for float64 are among them."""
+    x, other = (np.random.default_rng(seed).standard_normal((3, elements)).astype(dtype) + 7 for seed in (1, 2))
+    other[1], other[2, 5] = 1e-30 * other[1], np.nan
+    weight = np.arange(1.0, 4.0)[:, None]
+    monkeypatch.setattr(_recall, "_ready", {})
+    y, m = nk.normalize(other, 1, weight, return_moments=True)
+    monkeypatch.setattr(_recall, "_ready", {})
+    nk.normalize(x, 1, weight, return_moments=True)
+    (form,) = _recall._ready
+    used = []
+    ready = _recall._ready[form]
+    _recall._ready[form] = lambda *arguments: (used.append(form), ready(*arguments))[1]
+    z, k = nk.normalize(other, 1, weight, return_moments=True)
+    assert used and np.array_equal(y, z, equal_nan=True)
+    assert np.array_equal(m.mean, k.mean, equal_nan=True) and np.array_equal(m.var, k.var, equal_nan=True)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", ALIKE)
 def test_the_short_way_gives_the_same(call, layout, monkeypatch):

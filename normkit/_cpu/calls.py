@@ -27,11 +27,10 @@ def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
 class Forward:
     """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here.
 
-    fused: whether statistics and result come from one kernel; else they are two calls. run(x, y, weight, bias) is that kernel:
-    it normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
+    run(x, y, weight, bias) normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
     """
 
-    __slots__ = ("divisor", "fused", "run")
+    __slots__ = ("run",)
 
     def __init__(self, op: Operands, eps: float, correction: float, want_moments: bool) -> None:
         lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
@@ -39,12 +38,15 @@ class Forward:
         weight, bias = lay_weight(op.weight), lay_bias(op.bias)
         plan = plan_of(op, weight, bias)
         takes = (flat_for(op.x), flat_for(op.y), _taking(lay_weight, op.weight, weight), _taking(lay_bias, op.bias, bias))
-        self.fused, self.divisor = plan.fused, plan.set_size - correction
-        self.run = _forward_for(plan, takes, 1.0 / self.divisor, eps, op.wide, want_moments)
+        divisor = plan.set_size - correction
+        if plan.fused:
+            self.run = _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
+        else:
+            self.run = _in_two(_Statistics(op.x, op.split, op.center, op.wide), plan, takes, divisor, eps, want_moments)
 
 
-def _forward_for(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Any:
-    """`Forward.run`, as `narrow_then_wide` has it, but a function with all at hand: a call of 3 us would take 1.5 more."""
+def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Any:
+    """`Forward.run` by one kernel, as `narrow_then_wide` has it, but with all at hand: a call of 3 us would take 1.5 more."""
     n_sets, elements, (take_x, take_y, take_weight, take_bias) = plan.n_sets, plan.elements, takes
     serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
     launch, launch_again = (threads.Launcher(serial, elements) for _ in range(2))
@@ -61,6 +63,20 @@ def _forward_for(plan: Plan, takes: Any, share: float, eps: float, wide: bool, w
     return run
 
 
+def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool) -> Any:
+    """`Forward.run` by kernels for the statistics and for the result."""
+    apply_to, (take_x, take_y, take_weight, take_bias) = _Apply(plan, statistics.wide), takes
+
+    def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
+        line = take_x(x)
+        own, marked = statistics.of(line)
+        arrays = (line, None, take_y(y), take_weight(weight), take_bias(bias))
+        apply_to(arrays, NUMPY.scaled(own, divisor, eps), marked)
+        return own if want_moments else None
+
+    return run
+
+
 def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
     """What gives the memory of weights or biases of this form to a kernel."""
     flatten = flat_for(like)
@@ -72,34 +88,40 @@ def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Arr
 
 def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Array | None:
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
-    call = Forward(op, eps, correction, want_moments)
-    if call.fused:
-        own: Array | None = call.run(op.x, op.y, op.weight, op.bias)
-        return own
-    own, marked = _statistics(op.x, op.split, op.center, op.wide)
-    apply(op, NUMPY.scaled(own, call.divisor, eps), marked)
-    return own if want_moments else None
+    own: Array | None = Forward(op, eps, correction, want_moments).run(op.x, op.y, op.weight, op.bias)
+    return own
 
 
 def moments(x: Array, split: Split, center: bool, wide: bool) -> Array:
     """Moments (mean, its low part, M2) of every set of x, in the order of the sets."""
-    return _statistics(x, split, center, wide)[0]
+    return _Statistics(x, split, center, wide).of(flat(x))[0]
 
 
-def _statistics(x: Array, split: Split, center: bool, wide: bool) -> tuple[Array, Array]:
-    """The moments, and which sets needed float64."""
-    plan = plan_of(Operands(x, x, None, None, split, center), _NONE, _NONE)
-    result = np.empty((3, plan.n_sets))
-    partials = np.empty((plan.n_sets, plan.chunks, 2))
-    source, tasks = flat(x), plan.groups * plan.chunks
+class _Statistics:
+    """The moments of arrays of one form."""
 
-    def run(kind: Array, todo: Array) -> Any:
-        arguments = (source, partials, plan.geo, kind, plan.apart, 0, tasks)
-        serial = runs.partial_moments if plan.in_runs else kernels.partial_moments
-        threads.Launcher(serial, plan.elements)(*arguments)
-        return kernels.finish(source, partials, result, todo, plan.geo, kind)
+    __slots__ = ("launch", "plan", "tasks", "wide")
 
-    return result, narrow_then_wide(wide, plan.n_sets, run)
+    def __init__(self, like: Array, split: Split, center: bool, wide: bool) -> None:
+        self.plan, self.wide = plan_of(Operands(like, like, None, None, split, center), _NONE, _NONE), wide
+        self.tasks = self.plan.groups * self.plan.chunks
+        self.launch = _launchers(runs.partial_moments if self.plan.in_runs else kernels.partial_moments, self.plan)
+
+    def of(self, x: Array) -> tuple[Array, Array]:
+        """Moments from the memory of x, and which sets needed float64."""
+        plan = self.plan
+        result, partials = np.empty((3, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
+
+        def run(kind: Array, todo: Array) -> Any:
+            self.launch[kind.itemsize](x, partials, plan.geo, kind, plan.apart, 0, self.tasks)
+            return kernels.finish(x, partials, result, todo, plan.geo, kind)
+
+        return result, narrow_then_wide(self.wide, plan.n_sets, run)
+
+
+def _launchers(kernel: Any, plan: Plan) -> dict[int, threads.Launcher]:
+    """What launches a kernel, by the bytes of its accumulator."""
+    return {real.itemsize: threads.Launcher(kernel, plan.elements) for real in REAL.values()}
 
 
 def _marked(sets: Array, kind: Array, todo: Array) -> Any:
@@ -112,25 +134,36 @@ def float32_holds(sets: Array) -> bool:
     return not kernels.mark_wild(sets, np.zeros(sets.shape[1], np.uint8))
 
 
+class _Apply:
+    """The result of arrays of one form, from the numbers of their sets."""
+
+    __slots__ = ("launch", "plan", "wide")
+
+    def __init__(self, plan: Plan, wide: bool) -> None:
+        self.plan, self.wide = plan, wide
+        self.launch = _launchers(runs.apply if plan.in_runs else kernels.apply, plan)
+
+    def __call__(self, arrays: tuple[Any, ...], sets: Array, marked: Array | None) -> None:
+        """arrays: the memory of x, dy or None, y, weight, and bias or None. For `marked`, see `apply`."""
+        plan = self.plan
+
+        def run(kind: Array, todo: Array) -> Any:
+            marked = _marked(sets, kind, todo)
+            tasks = plan.groups * plan.apply_chunks
+            self.launch[kind.itemsize](*arrays, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
+            return marked
+
+        narrow_then_wide(self.wide, plan.n_sets, run, marked)
+
+
 def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
     """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows.
 
     marked: the sets whose statistics needed float64, and so do their results, as where one kernel does both.
     """
-    wide = op.wide
-    weight, bias = _affines(op, wide)
-    plan = plan_of(op, weight, bias)
-    sources = (flat(op.x), None if op.dy is None else flat(op.dy), flat(op.y), flat(weight))
-    last, tasks = flat(bias) if op.dy is None else None, plan.groups * plan.apply_chunks
-
-    def run(kind: Array, todo: Array) -> Any:
-        marked = _marked(sets, kind, todo)
-        arguments = (*sources, last, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
-        serial = runs.apply if plan.in_runs else kernels.apply
-        threads.Launcher(serial, plan.elements)(*arguments)
-        return marked
-
-    narrow_then_wide(wide, plan.n_sets, run, marked)
+    weight, bias = _affines(op, op.wide)
+    dy, last = (None, flat(bias)) if op.dy is None else (flat(op.dy), None)
+    _Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)
 
 
 def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:

@@ -14,9 +14,10 @@ from numpy.lib.stride_tricks import as_strided
 from .._dtypes import Array, name_of
 from .._layout import Split, Strides, set_view
 from .._operands import Operands
-from . import geometry
+from . import geometry, threads
 
-# Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x).
+# Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x), if there is
+# work for more than one.
 _FUSED_TILES = 64
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
 _CAST_ELEMENTS = 1 << 16
@@ -78,7 +79,8 @@ def _layout(array: Array) -> Layout:
 def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
     """The plan of a call with these affine arrays."""
     last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None)
-    return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), _FUSED_TILES)
+    few = _FUSED_TILES if op.x.size >= threads.PARALLEL_ELEMENTS else 0
+    return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), few)
 
 
 def _strides(layout: Layout, ndim: int) -> Strides:

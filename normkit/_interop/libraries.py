@@ -92,9 +92,9 @@ class Library:
 
     def scaled(self, own: Any, divisor: float, eps: float) -> Any:
         """(mean, its low part, M2) with 1 / sqrt(M2 / divisor + eps) in place of M2; 0 where that is 1 / 0."""
-        spread = np.sqrt(own[2] * (1.0 / divisor) + eps)  # as the kernels: the same bits
         rows = own.copy()
-        rows[2] = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread != 0)
+        spread = np.sqrt(own[2] * (1.0 / divisor) + eps, out=rows[2])  # as the kernels: the same bits
+        np.divide(1.0, spread, out=spread, where=spread != 0)
         return rows
 
     def divide(self, a: Any, b: Any) -> Any:
