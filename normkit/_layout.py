@@ -17,11 +17,11 @@ Part = tuple[int, bool]  # (size, reduced?) of an axis or of a piece of a split 
 Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 
 # Lanes of a tile: a whole row of neighbouring sets if it has at most TILE_WIDTH, since memory is then read in line (layer norm
-# of channels-last (64, 768, 197) takes 2.6 ms in tiles of 208, 4.5 of 112, 5.7 of 64), else about SOME_LANES, 512 bytes of
-# float32 (layer norm over the channels of (16, 96, 56, 56): 2.0 ms in tiles of 128, 2.6 of 64, 4.9 of 256). Sets of MANY_LANES
-# take fewer partial sums each, and so as much memory in rows twice as wide (group norm of channels-last (32, 512, 7, 7) on one
-# thread: 0.31 ms in tiles of 512, 0.41 of 128).
-TILE_WIDTH, SOME_LANES, MANY_LANES = 256, 128, 8
+# of channels-last (64, 768, 197) takes 2.6 ms in tiles of 208, 4.5 of 112, 5.7 of 64), else an even share of the row: layer
+# norm over the channels of (16, 96, 56, 56) 1.2 ms, 1.3 in tiles of 192, 1.5 of 128; its gradient for (4, 768, 56, 56) 8.9, 9.4
+# and 11.7 (Zen 4, 2026-11). Sets of MANY_LANES take fewer partial sums each, and so as much memory in rows twice as wide (group
+# norm of channels-last (32, 512, 7, 7) on one thread: 0.31 ms in tiles of 512, 0.41 of 128).
+TILE_WIDTH, MANY_LANES = 256, 8
 _VECTOR = 16  # lanes
 # A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
 # channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16. Where the segments follow one another, and
@@ -141,9 +141,9 @@ def _width(sets: int, lanes: int) -> int:
     """How many sets of `lanes` lanes a tile has: all, or an even share of them in whole vectors."""
     if sets * lanes <= (2 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
         return sets
-    share = ceil_div(sets, ceil_div(sets * lanes, SOME_LANES))
+    share = ceil_div(sets, ceil_div(sets * lanes, TILE_WIDTH))
     vector = max(1, _VECTOR // lanes)
-    return max(1, min(SOME_LANES // lanes, ceil_div(share, vector) * vector))
+    return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
 
 
 def _schedule(
