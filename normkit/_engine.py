@@ -65,7 +65,7 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
 
 def prepared(op: Operands, options: Options, wanted: bool) -> Any:
     """What normalizes arrays of the form of `op` by their own statistics."""
-    return _cpu.Forward(op, options.eps, options.correction, wanted)
+    return _cpu.forward_for(op, options.eps, options.correction, wanted)
 
 
 def moments_from(rows: Any, x: Array, split: Split) -> Moments:

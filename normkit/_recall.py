@@ -91,16 +91,16 @@ def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[
     plain = all(each is None or (isinstance(each, np.ndarray) and each.flags.c_contiguous) for each in (weight, bias))
     if type(problem) is not Problem or not plain or not _interop.same_memory(problem.x.array, x) or not x.size:
         return
-    forward = problem.prepared()
-    if forward is not None:
+    run = problem.prepared()
+    if run is not None:
         if len(_ready) >= _FORMS:
             _ready.clear()
-        _ready[form] = _ready_for(problem, places, forward)
+        _ready[form] = _ready_for(problem, places, run)
 
 
-def _ready_for(problem: Problem, places: list[int], forward: Any) -> Any:
+def _ready_for(problem: Problem, places: list[int], run: Any) -> Any:
     """A norm for arguments of one form."""
-    pick, run, emit, split = itemgetter(*places), forward.run, problem.x.emit, problem.split
+    pick, emit, split = itemgetter(*places), problem.x.emit, problem.split
     like, wanted = problem.x.array, problem.tail.return_moments
     dtype = _interop.result_dtype(problem.tail.dtype, like)
     fresh = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous else None

@@ -17,6 +17,7 @@ from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_th
 _NO_MOMENTS = np.empty((3, 0))
 _NO_SETS = np.empty((6, 0))
 _NONE = np.ones(())  # stands for an affine that a kernel does not read
+Run = Callable[[Array, Array, Any, Any], Any]
 
 
 def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
@@ -24,29 +25,24 @@ def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
     return affine(op.weight, op.bias, 1.0, wide), affine(op.bias, op.weight, 0.0, wide)
 
 
-class Forward:
-    """Normalize arrays of the form of `op` by their own statistics; what does not depend on their values is decided here.
+def forward_for(op: Operands, eps: float, correction: float, want_moments: bool) -> Run:
+    """What normalizes arrays of the form of `op` by their own statistics; all but their values decides here what that takes.
 
-    run(x, y, weight, bias) normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
+    It is given x, y, weight and bias, normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
     """
-
-    __slots__ = ("run",)
-
-    def __init__(self, op: Operands, eps: float, correction: float, want_moments: bool) -> None:
-        lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
-        lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
-        weight, bias = lay_weight(op.weight), lay_bias(op.bias)
-        plan = plan_of(op, weight, bias)
-        takes = (flat_for(op.x), flat_for(op.y), _taking(lay_weight, op.weight, weight), _taking(lay_bias, op.bias, bias))
-        divisor = plan.set_size - correction
-        if plan.fused:
-            self.run = _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
-        else:
-            self.run = _in_two(_Statistics(op.x, op.split, op.center, op.wide), plan, takes, divisor, eps, want_moments)
+    lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
+    lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
+    weight, bias = lay_weight(op.weight), lay_bias(op.bias)
+    plan = plan_of(op, weight, bias)
+    takes = (flat_for(op.x), flat_for(op.y), _taking(lay_weight, op.weight, weight), _taking(lay_bias, op.bias, bias))
+    divisor = plan.set_size - correction
+    if plan.fused:
+        return _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
+    return _in_two(_Statistics(op.x, op.split, op.center, op.wide), plan, takes, divisor, eps, want_moments)
 
 
-def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Any:
-    """`Forward.run` by one kernel, as `narrow_then_wide` has it, but with all at hand: a call of 3 us would take 1.5 more."""
+def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Run:
+    """`forward_for` by one kernel, as `narrow_then_wide` has it, but with all at hand: a call of 3 us would take 1.5 more."""
     n_sets, elements, (take_x, take_y, take_weight, take_bias) = plan.n_sets, plan.elements, takes
     serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
     launch, launch_again = (threads.Launcher(serial, elements) for _ in range(2))
@@ -63,8 +59,8 @@ def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_m
     return run
 
 
-def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool) -> Any:
-    """`Forward.run` by kernels for the statistics and for the result."""
+def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool) -> Run:
+    """`forward_for` by kernels for the statistics and for the result."""
     apply_to, (take_x, take_y, take_weight, take_bias) = _Apply(plan, statistics.wide), takes
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
@@ -88,7 +84,7 @@ def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Arr
 
 def forward(op: Operands, eps: float, correction: float, want_moments: bool) -> Array | None:
     """Normalize x into y by its own statistics. Returns moments (mean, its low part, M2) x sets, if wanted."""
-    own: Array | None = Forward(op, eps, correction, want_moments).run(op.x, op.y, op.weight, op.bias)
+    own: Array | None = forward_for(op, eps, correction, want_moments)(op.x, op.y, op.weight, op.bias)
     return own
 
 
