@@ -20,7 +20,7 @@ import normkit as nk
 from .cases import CASES, Case, copy, make, plain, triad
 
 Call = Callable[[], Any]
-LEAST = 0.05  # of a case of 0.2 ms, 9 rounds lay between 0.17 and 0.31
+LEAST = 0.03  # of a case of 0.2 ms, 9 rounds lay between 0.17 and 0.31
 
 
 def turn(call: Call, rounds: int) -> list[float]:

@@ -97,7 +97,7 @@ def run(
     """Every case by every contender, in turns."""
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
-        options = (direction, dtype, str(rounds), str(shrink))
+        options = (direction, dtype, str(-(-rounds // TURNS)), str(shrink))
         running = {name: stack.enter_context(start(name, *options)) for name in contenders()}
         for contender in running.values():
             contender.answer()  # it is ready: no import disturbs the first case
