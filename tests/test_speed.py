@@ -1,5 +1,6 @@
 """What speed rests on, without a clock: packed loops, few compilations, no temporaries, the short way for small calls."""
 
+import functools
 import platform
 import sys
 import tracemalloc
@@ -11,7 +12,9 @@ import pytest
 import normkit as nk
 from normkit import _recall
 from normkit._cpu import runs, threads
+from normkit._cpu.plan import plan_of
 from normkit._cpu.vectors import release, scratch
+from normkit._operands import Operands
 from tests.processes import run_python
 from tests.test_properties import LAYOUTS, images
 
@@ -138,23 +141,32 @@ ALIKE = {
 }
 
 
+@pytest.mark.parametrize(("elements", "fused"), [(1 << 15, True), (1 << 16, False)])
+def test_few_long_sets_are_split_only_where_two_threads_have_work(elements, fused):
+    x, none = np.ones((3, elements), np.float32), np.ones(())
+    assert plan_of(Operands(x, x, None, None, nk.NormSet(1).split(x.shape), True), none, none).fused == fused
+
+
 @pytest.mark.parametrize("elements", [1 << 13, 1 << 16], ids=["one kernel", "two"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch):
-    """Whether statistics and result come from one kernel or from two; sets that wait for float64 are among them."""
+    """Whether statistics and result come from one kernel or from two; a set that waits for float64 and a constant are there."""
     x, other = (np.random.default_rng(seed).standard_normal((3, elements)).astype(dtype) + 7 for seed in (1, 2))
-    other[1], other[2, 5] = 1e-30 * other[1], np.nan
+    other[0], other[1], other[2, 5] = 5, np.float32(1e-16) * other[1], np.nan
     weight = np.arange(1.0, 4.0)[:, None]
+    norm = functools.partial(nk.normalize, sets=1, weight=weight, eps=0, return_moments=True)
     monkeypatch.setattr(_recall, "_ready", {})
-    y, m = nk.normalize(other, 1, weight, return_moments=True)
+    with monkeypatch.context() as serial:
+        serial.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
+        y, m = norm(other)
     monkeypatch.setattr(_recall, "_ready", {})
-    nk.normalize(x, 1, weight, return_moments=True)
+    norm(x)
     (form,) = _recall._ready
     used = []
     ready = _recall._ready[form]
     _recall._ready[form] = lambda *arguments: (used.append(form), ready(*arguments))[1]
-    z, k = nk.normalize(other, 1, weight, return_moments=True)
-    assert used and np.array_equal(y, z, equal_nan=True)
+    z, k = norm(other)
+    assert used and np.array_equal(y, z, equal_nan=True) and np.all(z[0] == 0) and abs(z[1]).max() > 1
     assert np.array_equal(m.mean, k.mean, equal_nan=True) and np.array_equal(m.var, k.var, equal_nan=True)
 
 
