@@ -20,13 +20,8 @@ _NONE = np.ones(())  # stands for an affine that a kernel does not read
 Run = Callable[[Array, Array, Any, Any], Any]
 
 
-def _affines(op: Operands, wide: bool) -> tuple[Array, Array]:
-    """Weight and bias in dtypes for the kernels."""
-    return affine(op.weight, op.bias, 1.0, wide), affine(op.bias, op.weight, 0.0, wide)
-
-
 def forward_for(op: Operands, eps: float, correction: float, want_moments: bool) -> Run:
-    """What normalizes arrays of the form of `op` by their own statistics; all but their values decides here what that takes.
+    """What normalizes arrays of the form of `op` by their own statistics; what follows from the form is decided here, once.
 
     It is given x, y, weight and bias, normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
     """
@@ -157,7 +152,7 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
 
     marked: the sets whose statistics needed float64, and so do their results, as where one kernel does both.
     """
-    weight, bias = _affines(op, op.wide)
+    weight, bias = affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
     dy, last = (None, flat(bias)) if op.dy is None else (flat(op.dy), None)
     _Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)
 
