@@ -325,6 +325,34 @@ def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layo
     check(gradients, (dx, products.sum(others), steps.sum(others), size), "float32", terms, x.size // shape[1])
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "crop"])
+@pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 35])
+def test_runs_side_by_side(channels, layout):
+    """Sets of several runs, fewer and more than are summed at a time; those of a crop end at every row of an image."""
+    shape = (3, 2 * channels, 5, 30)
+    x, dy = images(shape=shape), uneven(shape, np.float32)
+    weight = uneven(shape[1], np.float32)
+    gradients = nk.vjp(nk.group_norm, LAYOUTS[layout](x), 2, weight, weight)[1](LAYOUTS[layout](dy))
+    split = (3, 2, channels, 5, 30)
+    dx, products, size = reference.gradient(x.reshape(split), (2, 3, 4), dy.reshape(split), weight.reshape(2, channels, 1, 1))
+    size = np.broadcast_to(size, split).reshape(shape)
+    sums = [reference.sum_to(part.reshape(shape).astype(np.longdouble), (shape[1], 1, 1)).ravel() for part in (products, dy)]
+    terms = [np.abs(part.reshape(shape)).sum((0, 2, 3)) for part in (np.abs(products) + np.abs(dy.reshape(split)), dy)]
+    check(gradients, (dx.reshape(shape), *sums, size), "float32", terms, x.size // shape[1])
+
+
+@pytest.mark.parametrize("rows", [2, 15, 16, 17, 35])
+def test_a_weight_along_runs_side_by_side(rows):
+    """A weight of every element, of sets whose runs lie apart: what each has from it is collected."""
+    shape = (300, 1, rows, 30)
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven(shape[2:], np.float32)
+    gradients = nk.vjp(nk.normalize, LAYOUTS["crop"](x), (2, 3), weight, weight)[1](LAYOUTS["crop"](dy))
+    dx, products, size = reference.gradient(x, (2, 3), dy, weight)
+    sums = [part.astype(np.longdouble).sum((0, 1)) for part in (products, dy)]
+    terms = [np.abs(part).sum((0, 1)) for part in (np.abs(products) + np.abs(dy), dy)]
+    check(gradients, (dx, *sums, size), "float32", terms, 300)
+
+
 # ----------------------------------------------------------------------------------------------------- given statistics
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
 @pytest.mark.parametrize("center", [True, False])

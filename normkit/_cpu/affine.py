@@ -20,7 +20,6 @@ from .simd import (
     elements_of,
     loop,
     primitive,
-    sources_of,
     splat,
     store_loop,
 )
@@ -135,56 +134,57 @@ def apply_lanes(
 
 
 @primitive
-def apply_run(
+def apply_runs(
     typingctx: Any,
     x: Any,
-    o: Any,
     dy: Any,
-    p: Any,
     y: Any,
-    q: Any,
-    m: Any,
-    centre: Any,
     moving: Any,
     at: Any,
+    steps: Any,
+    m: Any,
+    count: Any,
+    centre: Any,
     rest: Any,
     vary: Any,
     stream: Any,
 ) -> Any:
-    """y[q + j] = the result of x[o + j] (and dy[p + j]) for j in [0, m) of one set; its numbers are centre, moving, rest.
+    """Set y to the result of x (and dy) for m neighbouring elements of one set, and so for `count` runs of it.
 
-    centre = (high, low, rstd); moving = (weight, bias) or (weight, None), arrays, read at their offset in `at`, + j where
-    `vary` is set; rest = (shift, slope, gain), of a gradient.
+    at, steps: offsets in x, y, weight, and bias or dy, and how far the next run is. centre = (high, low, rstd); moving =
+    (weight, bias) or (weight, None), arrays, read at their offset, + j where `vary` is set; rest = (shift, slope, gain), of a
+    gradient.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[7][0])
-        sources = sources_of(context, builder, sig, args, wide)
-        result = Elements(context, builder, sig.args[4], args[4], wide).at(args[5])
-        offsets = cgutils.unpack_tuple(builder, args[9], 2)
-        movers = elements_of(context, builder, sig.args[8], args[8], wide)
-        movers = [mover.at(offset) for mover, offset in zip(movers, offsets, strict=False)]
-        before = cgutils.unpack_tuple(builder, args[7], 3)
-        after = [] if len(sources) == 1 else cgutils.unpack_tuple(builder, args[10], 3)
-        zero = ir.Constant(args[1].type, 0)
+        wide, intp = context.get_value_type(sig.args[8][0]), args[6].type
+        offsets, steps = (cgutils.unpack_tuple(builder, args[k], 4) for k in (4, 5))
+        present = [k for k, kind in enumerate(sig.args[:2]) if not isinstance(kind, types.NoneType)]
+        before = cgutils.unpack_tuple(builder, args[8], 3)
+        after = [] if len(present) == 1 else cgutils.unpack_tuple(builder, args[9], 3)
 
-        def run(varying: bool) -> None:
-            fixed = [] if varying else [mover.load(zero, 1) for mover in movers]
+        def write(varying: bool) -> None:
+            with cgutils.for_range_slice(builder, intp(0), args[7], intp(1), intp) as (k, _):
+                here = [builder.add(start, builder.mul(k, step)) for start, step in zip(offsets, steps, strict=True)]
+                sources = [Elements(context, builder, sig.args[n], args[n], wide).at(here[3 * n]) for n in present]
+                result = Elements(context, builder, sig.args[2], args[2], wide).at(here[1])
+                movers = elements_of(context, builder, sig.args[3], args[3], wide)
+                movers = [mover.at(offset) for mover, offset in zip(movers, here[2:], strict=False)]
+                fixed = [] if varying else [mover.load(intp(0), 1) for mover in movers]
 
-            def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
-                first, still, last = ([splat(builder, v, count) for v in part] for part in (before, fixed, after))
-                along = [mover.load(j, count, mask) for mover in movers] if varying else still
-                values = [source.load(j, count, mask) for source in sources]
-                result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)
+                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
+                    first, still, last = ([splat(builder, v, count) for v in part] for part in (before, fixed, after))
+                    along = [mover.load(j, count, mask) for mover in movers] if varying else still
+                    values = [source.load(j, count, mask) for source in sources]
+                    result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)
 
-            store_loop(builder, args[6], emit, result, args[12])
+                store_loop(builder, args[6], emit, result, args[11])
 
-        with builder.if_else(cgutils.is_true(builder, args[11])) as (then, otherwise):
-            with then:
-                run(varying=True)
-            with otherwise:
-                run(varying=False)
+        with builder.if_else(cgutils.is_true(builder, args[10])) as branches:
+            for varying, branch in zip((True, False), branches, strict=True):
+                with branch:
+                    write(varying)
         return context.get_dummy_value()
 
-    index, flag = types.intp, types.boolean
-    return types.void(x, index, dy, index, y, index, index, centre, moving, at, rest, flag, flag), codegen
+    index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean
+    return types.void(x, dy, y, moving, four, four, index, index, centre, rest, flag, flag), codegen

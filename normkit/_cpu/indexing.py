@@ -121,6 +121,28 @@ def advance(typingctx: Any, geo: Any, row: Any, at: Any, steps: Any) -> Any:
 
 
 @jit_inline
+def next_runs(geo: Any, kind: int, at: Any, i: int, end: int, most: int) -> Any:
+    """From element i of a set on: offsets, the length of a run, and how many of it follow one another evenly, before `end`.
+
+    At most so many. Of a run that is cut, at the one end or the other, it is what is left.
+    """
+    inner = innermost(geo, kind)
+    here, left = position(geo, kind, inner, at, i)
+    run, count = least(left, end - i), 1
+    if run == entry(geo, inner, SIZE) and inner > entry(geo, 0, kind):
+        beside = entry(geo, inner - 1, SIZE)
+        count = least(least(most, (end - i) // run), beside - i // run % beside)
+    return here, run, count
+
+
+@jit_inline
+def steps_of(geo: Any, kind: int) -> Any:
+    """How far the next run is in all operands."""
+    row = innermost(geo, kind) - 1
+    return entry(geo, row, X), entry(geo, row, Y), entry(geo, row, W), entry(geo, row, B)
+
+
+@jit_inline
 def tile_of(geo: Any, tile: int) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
     width, inner = entry(geo, 1, TILE), entry(geo, innermost(geo, KEPT), SIZE)

@@ -6,54 +6,56 @@ from typing import Any
 
 import numpy as np
 
-from .affine import apply_run
+from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
-from .indexing import entry, innermost, position, set_origin, tiles_of
+from .indexing import entry, innermost, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
 from .rows import add_run
 from .runs import apply_set, centre_of
 from .standardize import skipped
-from .strips import sum_run
+from .strips import SIDE, sum_run, sum_runs
 from .vectors import fence, fill, least, out_of_line, read, release, scratch
 
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
 
 @jit_inline
-def _block_products(
-    x: Any, dy: Any, moving: Any, here: Any, size: int, along: Any, centre: Any, collected: Any, total: Any
-) -> Any:
-    """The sums of g and g * x_hat, g = dy * weight, over a block of a run.
-
-    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are None or 2 x 0.
-    """
-    s, q = sum_run(x, here[0], dy, here[3], size, centre, moving, here[2], along, collected)
+def _weighed(moving: Any, o: int, along: Any, s: Any, q: Any, total: Any) -> Any:
+    """The sums of a run, times its weight where that stands still; then `total` has them without, unless it is 2 x 0."""
     plain, products = np.float64(s), np.float64(q)
     if not (along or len(moving) == 3):
-        w = read(moving[0], here[2], np.float64)
+        w = read(moving[0], o, np.float64)
         if total.shape[1] > 0:
-            total[0, here[2]] += plain
-            total[1, here[2]] += products
+            total[0, o] += plain
+            total[1, o] += products
         plain *= w
         products *= w
     return plain, products
 
 
 @jit_inline
-def _products(x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any) -> Any:
-    """`_block_products` over a chunk of a set."""
-    end, along = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG
+def _products(
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any, sums: Any
+) -> Any:
+    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
+
+    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
+    it does not; not where they are None or 2 x 0. sums: 2 x SIDE, for those of runs.
+    """
+    end, along, steps = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG, steps_of(geo, WALK)
     i, plain, products = chunk * CHUNK, 0.0, 0.0
     while i < end:
-        here, left = position(geo, WALK, innermost(geo, WALK), at, i)
-        size = least(least(BLOCK, left), end - i)
-        s, q = _block_products(x, dy, moving, here, size, along, centre, collected, total)
-        plain += s
-        products += q
-        i += size
+        here, run, count = next_runs(geo, WALK, at, i, end, SIDE)
+        if run > BLOCK:
+            run, count = BLOCK, 1
+        sum_runs(x, here[0], dy, here[3], run, centre, moving, here[2], along, collected, steps, count, sums)
+        for k in range(count):
+            s, q = _weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k], total)
+            plain += s
+            products += q
+        i += run * count
     return plain, products
 
 
@@ -103,7 +105,7 @@ def backward(
     dy * x_hat of a task for each element of the weight, or (tasks, 2, 0).
     """
     out_of_line()
-    collected = scratch(2, totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real)
+    collected, part = scratch(2, totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real), scratch(2, SIDE, real)
     _clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
@@ -112,7 +114,7 @@ def backward(
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
-                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task])
+                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task], part)
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
@@ -121,6 +123,7 @@ def backward(
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])
     release(collected)
+    release(part)
     fence()
     return 0
 
@@ -157,10 +160,11 @@ def backward_short(
             if not skipped(todo, k, real):
                 at = set_origin(geo, k)
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                s, q = _block_products(x, dy, (w,), at, n, along, centre, collected, totals[task])
+                s, q = sum_run(x, at[0], dy, at[3], n, centre, (w,), at[2], along, collected)
+                s, q = _weighed((w,), at[2], along, s, q, totals[task])
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
-                apply_run(x, at[0], dy, at[3], dx, at[1], n, centre, (w, None), (at[2], 0), rest, vary, stream)
+                apply_runs(x, dy, dx, (w, None), at, at, n, 1, centre, rest, vary, stream)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])
     release(collected)
@@ -188,7 +192,7 @@ def partial_products(
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks = partials.shape[1]
+    chunks, part = partials.shape[1], scratch(2, SIDE, real)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -198,6 +202,7 @@ def partial_products(
                 if len(moving) == 1:
                     centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task])
+                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task], part)
                 partials[k, chunk, 0], partials[k, chunk, 1] = sums
+    release(part)
     return 0

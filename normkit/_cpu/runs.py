@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .affine import apply_run
+from .affine import apply_runs
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, MEMORY, PAST, REDUCED, ROWS, WALK, W
-from .indexing import entry, innermost, position, set_origin, tiles_of
+from .indexing import entry, innermost, next_runs, position, set_origin, steps_of, tiles_of
 from .standardize import scale_of, skipped
 from .strips import sum_run
 from .sums import about_pivot, cancels, loses_digits, merge
@@ -87,12 +87,11 @@ def apply_set(
 ) -> None:
     """The result for elements [first, last) of the set that starts at offsets `at`."""
     vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
-    i = first
+    steps, i = steps_of(geo, REDUCED), first
     while i < last:
-        (ox, oy, ow, ob), left = position(geo, REDUCED, innermost(geo, REDUCED), at, i)
-        run = least(left, last - i)
-        apply_run(x, ox, dy, ob, y, oy, run, centre, (w, b), (ow, ob), rest, vary, stream)
-        i += run
+        here, run, count = next_runs(geo, REDUCED, at, i, last, last)
+        apply_runs(x, dy, y, (w, b), here, steps, run, count, centre, rest, vary, stream)
+        i += run * count
 
 
 @jit_inline
@@ -188,7 +187,7 @@ def forward_short(
             marked += 1
         else:
             centre = centre_of(mean, low, scale_of(m2 * share, 1.0, eps), real)
-            apply_run(x, at[0], None, 0, y, at[1], n, centre, (w, b), (at[2], at[3]), centre, vary, stream)
+            apply_runs(x, None, y, (w, b), at, at, n, 1, centre, centre, vary, stream)
     fence()
     return marked
 

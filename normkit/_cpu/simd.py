@@ -182,12 +182,29 @@ def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
 
 
+def halve(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """The two halves of a vector added."""
+    half = lanes.type.count // 2
+    return builder.fadd(*(_storage.part_of(builder, lanes, start, half) for start in (0, half)))
+
+
 def fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
     while lanes.type.count > 1:
-        half = lanes.type.count // 2
-        lanes = builder.fadd(*(_storage.part_of(builder, lanes, start, half) for start in (0, half)))
+        lanes = halve(builder, lanes)
     return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+
+
+def fold_each(builder: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
+    """`fold` of as many vectors as each has lanes, a power of 2, side by side: two of them take the place of one."""
+    count = half = rows[0].type.count
+    while len(rows) > 1:
+        half //= 2
+        first = [start + k for start in range(0, 2 * count, 2 * half) for k in range(half)]
+        picks = [ir.Constant(ir.VectorType(ir.IntType(32), count), [k + shift for k in first]) for shift in (0, half)]
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        rows = [builder.fadd(*(builder.shuffle_vector(*pair, pick) for pick in picks)) for pair in pairs]
+    return rows[0]
 
 
 def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._formulas import HUGE, RSTD_LIMIT
 from .._formulas import scale_of as _scale_of
-from .affine import apply_lanes, apply_run
+from .affine import apply_lanes, apply_runs
 from .buffers import (
     BIAS,
     BUFFER,
@@ -88,7 +88,7 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
         if dy is not None:
             gather(dy, ob, 1, 0, run, entry(geo, inner, DY), work[BUFFER_DY])
         line_dy, affine = beside(dy, work[BUFFER_DY]), (work[WEIGHT], beside(b, work[BIAS]))
-        apply_run(line, 0, line_dy, 0, line, 0, run, centre, affine, (0, 0), rest, True, False)
+        apply_runs(line, line_dy, line, affine, (0, 0, 0, 0), (0, 0, 0, 0), run, 1, centre, rest, True, False)
         if entry(geo, inner, Y) == 1:
             copy_run(line, 0, run, y, oy)
         else:

@@ -10,11 +10,99 @@ from numba.core import cgutils
 
 from .._formulas import terms_of
 from .geometry import STRIP_ROWS
-from .simd import Mask, Table, elements_of, first_lanes, fold, primitive, sources_of, splat
+from .simd import Elements, Mask, Table, elements_of, first_lanes, fold, fold_each, halve, primitive, sources_of, splat
 
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES
+SIDE = LANES // 2  # runs whose lanes are added up side by side
 _AHEAD = 2048  # bytes asked for ahead: statistics of 128 MiB take 4.2 ms so, 7.4 without (2 cores, 2026-11)
+
+
+class _Sum:
+    """What a sum over runs was given, in the arguments that the primitives below have in common, and its loops."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: ir.Type) -> None:
+        self.builder, self.m, self.vary = builder, args[4], args[8]
+        self.sources = sources_of(context, builder, sig, args, wide)
+        self.movers = [mover.at(args[7]) for mover in elements_of(context, builder, sig.args[6], args[6], wide)]
+        self.collected: tuple[ir.Value, list[Elements]] | None = None
+        if not isinstance(sig.args[9], types.NoneType):
+            own = Table(context, builder, sig.args[9], args[9])
+            self.collected = own.length, [own.row(self.m.type(k)).at(args[7]) for k in range(2)]
+        self.fixed = 1 if len(self.sources) == 1 else 0 if len(self.movers) == 3 else 3  # numbers of a set
+        self.none = ir.Constant(ir.VectorType(wide, LANES), [0.0] * LANES)
+        self.totals, self.strip = ([cgutils.alloca_once(builder, self.none.type) for _ in range(2)] for _ in range(2))
+
+    def lanes(self, numbers: list[ir.Value], on: list[ir.Value]) -> list[ir.Value]:
+        """The two sums of a run in LANES partial ones; `numbers` are those of its set.
+
+        on: how far it is from the first run in x, the numbers that move, and dy.
+        """
+        builder = self.builder
+        sources = [source.at(on[2 * k]) for k, source in enumerate(self.sources)]
+        movers = [mover.at(on[1]) for mover in self.movers]
+        for slot in self.totals:
+            builder.store(self.none, slot)
+        if not movers:
+            self._add(sources, numbers, [])
+        else:
+            with builder.if_else(cgutils.is_true(builder, self.vary)) as (along, still):
+                with along:
+                    self._add_along(sources, numbers, movers, on[1])
+                with still:
+                    moved = [] if len(movers) == 1 else [mover.load(self.m.type(0), 1) for mover in movers]
+                    self._add(sources, [*numbers, *moved], [])
+        return [builder.load(slot) for slot in self.totals]
+
+    def _add_along(self, sources: list[Elements], numbers: list[ir.Value], movers: list[Elements], on: ir.Value) -> None:
+        """Add a run along which the numbers that move do."""
+        if self.collected is None:
+            self._add(sources, numbers, movers)
+            return
+        length, rows = self.collected
+        with self.builder.if_else(self.builder.icmp_signed(">", length, length.type(0))) as (collect, pass_by):
+            with collect:
+                self._add(sources, numbers, movers, [row.at(on) for row in rows])
+            with pass_by:
+                self._add(sources, numbers, movers)
+
+    def _add(
+        self, sources: list[Elements], numbers: list[ir.Value], movers: list[Elements], rows: list[Elements] | None = None
+    ) -> None:
+        """Add a run to the totals, strip by strip, and what each element has to give to `rows`, where that is wanted."""
+        builder, m, intp = self.builder, self.m, self.m.type
+        splats = [splat(builder, number, LANES) for number in numbers]
+
+        def terms(j: ir.Value, mask: Mask = None) -> list[ir.Value]:
+            """What LANES elements add; 0 for those that are not in the mask."""
+            along = [mover.load(j, LANES, mask) for mover in movers]
+            values = [source.load(j, LANES, mask) for source in sources]
+            for source in sources:
+                source.prefetch(builder.add(j, intp(_AHEAD // source.size)), LANES)
+            if rows is not None:
+                for part, term in zip(rows, terms_of(builder, values, splats), strict=True):
+                    part.store(j, builder.fadd(part.load(j, LANES, mask), term), mask=mask)
+            found = terms_of(builder, values, [*splats, *along])
+            return [term if mask is None else builder.select(mask, term, self.none) for term in found]
+
+        whole = builder.and_(m, intp(-LANES))
+        with cgutils.for_range_slice(builder, intp(0), m, intp(STRIP), intp) as (start, _):
+            for slot in self.strip:
+                builder.store(self.none, slot)
+            end = builder.add(start, intp(STRIP))
+            stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
+            with cgutils.for_range_slice(builder, start, stop, intp(LANES), intp) as (j, _):
+                self._add_to(self.strip, terms(j))
+            with (
+                builder.if_then(builder.icmp_signed(">", end, m)),
+                builder.if_then(builder.icmp_signed("<", whole, m)),
+            ):
+                self._add_to(self.strip, terms(whole, first_lanes(builder, builder.sub(m, whole), LANES)))
+            self._add_to(self.totals, [builder.load(slot) for slot in self.strip])
+
+    def _add_to(self, slots: list[ir.Value], terms: list[ir.Value]) -> None:
+        for slot, term in zip(slots, terms, strict=True):
+            self.builder.store(self.builder.fadd(self.builder.load(slot), term), slot)
 
 
 @primitive
@@ -30,75 +118,52 @@ def sum_run(
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[5][0])
-        table = None if isinstance(own, types.NoneType) else Table(context, builder, sig.args[9], args[9])
-        rows = [] if table is None else [table.row(ir.Constant(args[4].type, k)).at(args[7]) for k in range(2)]
-        sources = sources_of(context, builder, sig, args, wide)
-        intp = args[4].type
-        zero, lanes = (ir.Constant(intp, k) for k in (0, LANES))
-        row_type = ir.VectorType(wide, LANES)
-        none = ir.Constant(row_type, [0.0] * LANES)
-        totals = [cgutils.alloca_once_value(builder, none) for _ in range(2)]
-        strip = [cgutils.alloca_once(builder, row_type) for _ in range(2)]
-        movers = elements_of(context, builder, sig.args[6], args[6], wide)
-        movers = [mover.at(args[7]) for mover in movers]
-        needed = 1 if len(sources) == 1 else 0 if len(movers) == 3 else 3
-        fixed = cgutils.unpack_tuple(builder, args[5], 3)[:needed]
+        given = _Sum(context, builder, sig, args, context.get_value_type(sig.args[5][0]))
+        fixed = cgutils.unpack_tuple(builder, args[5], 3)[: given.fixed]
+        found = given.lanes(fixed, [args[4].type(0)] * 3)
+        return cgutils.pack_array(builder, [fold(builder, lanes) for lanes in found])
 
-        def add(terms: Any, to: list[ir.Value]) -> None:
-            for slot, term in zip(to, terms, strict=True):
-                builder.store(builder.fadd(builder.load(slot), term), slot)
-
-        def run(varying: bool, collecting: bool = False) -> None:
-            moved = [] if varying or len(movers) == 1 else [mover.load(zero, 1) for mover in movers]
-            still = [*fixed, *moved]
-            splats = [splat(builder, v, LANES) for v in still]
-
-            def terms(j: ir.Value, mask: Mask = None) -> list[ir.Value]:
-                """What LANES elements add; 0 for those that are not in the mask."""
-                along = [mover.load(j, LANES, mask) for mover in movers] if varying else []
-                values, numbers = [source.load(j, LANES, mask) for source in sources], [*splats, *along]
-                for source in sources:
-                    source.prefetch(builder.add(j, intp(_AHEAD // source.size)), LANES)
-                if collecting:
-                    for part, term in zip(rows, terms_of(builder, values, numbers[:3]), strict=True):
-                        part.store(j, builder.fadd(part.load(j, LANES, mask), term), mask=mask)
-                found = terms_of(builder, values, numbers)
-                return [term if mask is None else builder.select(mask, term, none) for term in found]
-
-            whole = builder.and_(args[4], ir.Constant(intp, -LANES))
-            with cgutils.for_range_slice(builder, zero, args[4], ir.Constant(intp, STRIP), intp) as (start, _):
-                for slot in strip:
-                    builder.store(none, slot)
-                end = builder.add(start, ir.Constant(intp, STRIP))
-                stop = builder.select(builder.icmp_signed("<", end, whole), end, whole)
-                with cgutils.for_range_slice(builder, start, stop, lanes, intp) as (j, _):
-                    add(terms(j), strip)
-                with (
-                    builder.if_then(builder.icmp_signed(">", end, args[4])),
-                    builder.if_then(builder.icmp_signed("<", whole, args[4])),
-                ):
-                    add(terms(whole, first_lanes(builder, builder.sub(args[4], whole), LANES)), strip)
-                add([builder.load(slot) for slot in strip], totals)
-
-        if movers:
-            with builder.if_else(cgutils.is_true(builder, args[8])) as (then, otherwise):
-                with then:
-                    if table is None:
-                        run(varying=True)
-                    else:
-                        wanted = builder.icmp_signed(">", table.length, zero)
-                        with builder.if_else(wanted) as (collect, pass_by):
-                            with collect:
-                                run(varying=True, collecting=True)
-                            with pass_by:
-                                run(varying=True)
-                with otherwise:
-                    run(varying=False)
-        else:
-            run(varying=False)
-        return cgutils.pack_array(builder, [fold(builder, builder.load(slot)) for slot in totals])
-
-    index = types.intp
-    flag = types.boolean
+    index, flag = types.intp, types.boolean
     return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own), codegen
+
+
+@primitive
+def sum_runs(
+    typingctx: Any,
+    x: Any,
+    o: Any,
+    dy: Any,
+    p: Any,
+    m: Any,
+    numbers: Any,
+    moving: Any,
+    at: Any,
+    vary: Any,
+    own: Any,
+    steps: Any,
+    count: Any,
+    to: Any,
+) -> Any:
+    """`sum_run` for each of `count` runs of a set, SIDE at most: the same sums, to the two rows of `to`.
+
+    steps: from one run to the next in x, -, moving and dy.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        given = _Sum(context, builder, sig, args, context.get_value_type(sig.args[5][0]))
+        table, intp = Table(context, builder, sig.args[12], args[12]), args[1].type
+        steps = cgutils.unpack_tuple(builder, args[10], 4)
+        fixed = cgutils.unpack_tuple(builder, args[5], 3)[: given.fixed]
+        half = ir.VectorType(given.none.type.element, LANES // 2)
+        laid = [cgutils.alloca_once(builder, half, intp(SIDE)) for _ in range(2)]
+        with cgutils.for_range_slice(builder, intp(0), args[11], intp(1), intp) as (k, _):
+            found = given.lanes(fixed, [builder.mul(k, steps[operand]) for operand in (0, 2, 3)])
+            for place, lanes in zip(laid, found, strict=True):
+                builder.store(halve(builder, lanes), builder.gep(place, [k]))
+        for row, place in enumerate(laid):
+            rows = [builder.load(builder.gep(place, [intp(k)])) for k in range(SIDE)]
+            table.row(intp(row)).store(intp(0), fold_each(builder, rows))
+        return context.get_dummy_value()
+
+    index, flag, four = types.intp, types.boolean, types.UniTuple(types.intp, 4)
+    return types.void(x, index, dy, index, index, numbers, moving, index, flag, own, four, index, to), codegen
