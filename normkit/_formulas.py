@@ -1,12 +1,10 @@
-"""The formulas, for both backends: of a set's scale, and in LLVM IR of one element of the norm, its gradient and the sums.
+"""The formulas, for both backends, in LLVM IR: of one element of the norm, its gradient and the sums.
 
-The latter work on scalars and on vectors alike. The numbers of an element are high, low, rstd (the centre has two parts, DESIGN
+They work on scalars and on vectors alike. The numbers of an element are high, low, rstd (the centre has two parts, DESIGN
 section 5), then weight and bias, or weight, shift, slope and gain. No fast-math flag is set anywhere.
 """
 
 from __future__ import annotations
-
-import math
 
 from llvmlite import ir
 
@@ -14,12 +12,6 @@ from llvmlite import ir
 TINY_VARIANCE, HUGE = 1e-28, 1e38
 STILL = 1e-10  # a set of this magnitude whose float32 squares are all 0 is constant: none can have underflowed
 RSTD_LIMIT = 2.0**64  # within it neither x - mean nor x_hat leaves float32's range
-
-
-def scale_of(m2: float, divisor: float, eps: float) -> float:
-    """1 / sqrt(var + eps); 0 where that is 1 / 0, so that a constant set gives exactly its bias."""
-    v = m2 / divisor + eps
-    return 0.0 if v == 0 else 1.0 / math.sqrt(v)
 
 
 def x_hat(builder: ir.IRBuilder, x: ir.Value, high: ir.Value, low: ir.Value, rstd: ir.Value) -> ir.Value:

@@ -1,5 +1,6 @@
 """The five promises of the design, each as a test that can fail."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -137,6 +138,41 @@ def test_sums_of_short_runs_are_as_exact(inner):
 
 
 # -------------------------------------------------------- 2. a set's result depends on that set alone, bit for bit
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("size", [7, 8, 9, 31, 33, 96, 97, 128, 129, 192, 193, 384, 385])
+def test_short_sets_some_at_a_time_have_the_bits_of_each_alone(size, dtype):
+    """Among them ones that are constant, hold NaN, start far off their mean, or wait for float64: alone, and beside others."""
+    rng = np.random.default_rng(size)
+    x = rng.normal(3, 1, (37, size))
+    x[2] = 5
+    x[5] *= 1e-3
+    x[9, -1] = np.nan
+    x[12, 0] = 1e4  # a pivot far off
+    x[15, :8] = 1e4
+    if dtype in ("float32", "float64"):
+        x[18], x[20] = x[18] * 1e-21, x[20] * 1e-25
+        x[21:29] *= 1e-30
+    x = x.astype(np.dtype(dtype))
+    weight, bias = rng.normal(size=(2, size)).astype(np.float32)
+    affine, exact = (functools.partial(nk.layer_norm, **given) for given in ({"weight": weight, "bias": bias}, {"eps": 0}))
+    for call in (nk.layer_norm, nk.rms_norm, affine, exact):
+        whole = call(x)
+        alone = np.concatenate([call(x[k : k + 1]) for k in range(len(x))])
+        assert whole.tobytes() == alone.tobytes()
+        inside = x.copy()
+        call(inside, out=inside)
+        assert inside.tobytes() == whole.tobytes()
+        places = np.zeros((4, 14, 2 * size), x.dtype)[:, :9, :size]  # runs apart, and only nine of them at even distances
+        places[...] = x[:36].reshape(4, 9, size)
+        assert call(places).tobytes() == whole[:36].tobytes()
+        many = np.tile(x, (-(-2 * threads.PARALLEL_ELEMENTS // x.size), 1))  # several tasks
+        assert call(many).tobytes() == call(many, out=many).tobytes() == np.tile(whole, (len(many) // 37, 1)).tobytes()
+    own = nk.layer_norm(x, return_moments=True)[1]
+    each = [nk.layer_norm(x[k : k + 1], return_moments=True)[1] for k in range(len(x))]
+    for name in ("mean", "var"):
+        assert getattr(own, name).tobytes() == np.concatenate([getattr(one, name) for one in each]).tobytes()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("norm", ["instance", "group", "layer (image)", "layer (last)", "layer (channels first)", "rms"])
 def test_bits_do_not_depend_on_the_batch(norm, layout):

@@ -133,6 +133,29 @@ def apply_lanes(
     return types.void(x, dy, y, moving, four, four, index, index, work, flag, flag), codegen
 
 
+def write_run(
+    builder: ir.IRBuilder, m: ir.Value, arrays: Any, movers: list[Elements], before: Any, after: Any, vary: Any, stream: Any
+) -> None:
+    """The result of m neighbouring elements of a set. arrays: (sources, result); before, after: its centre, and the rest."""
+    sources, result = arrays
+
+    def write(varying: bool) -> None:
+        fixed = [] if varying else [mover.load(m.type(0), 1) for mover in movers]
+
+        def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
+            first, still, last = ([splat(builder, v, count) for v in part] for part in (before, fixed, after))
+            along = [mover.load(j, count, mask) for mover in movers] if varying else still
+            values = [source.load(j, count, mask) for source in sources]
+            result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)
+
+        store_loop(builder, m, emit, result, stream)
+
+    with builder.if_else(cgutils.is_true(builder, vary)) as branches:
+        for varying, branch in zip((True, False), branches, strict=True):
+            with branch:
+                write(varying)
+
+
 @primitive
 def apply_runs(
     typingctx: Any,
@@ -163,27 +186,13 @@ def apply_runs(
         before = cgutils.unpack_tuple(builder, args[8], 3)
         after = [] if len(present) == 1 else cgutils.unpack_tuple(builder, args[9], 3)
 
-        def write(varying: bool) -> None:
-            with cgutils.for_range_slice(builder, intp(0), args[7], intp(1), intp) as (k, _):
-                here = [builder.add(start, builder.mul(k, step)) for start, step in zip(offsets, steps, strict=True)]
-                sources = [Elements(context, builder, sig.args[n], args[n], wide).at(here[3 * n]) for n in present]
-                result = Elements(context, builder, sig.args[2], args[2], wide).at(here[1])
-                movers = elements_of(context, builder, sig.args[3], args[3], wide)
-                movers = [mover.at(offset) for mover, offset in zip(movers, here[2:], strict=False)]
-                fixed = [] if varying else [mover.load(intp(0), 1) for mover in movers]
-
-                def emit(j: ir.Value, count: int, mask: Mask, streaming: bool) -> None:
-                    first, still, last = ([splat(builder, v, count) for v in part] for part in (before, fixed, after))
-                    along = [mover.load(j, count, mask) for mover in movers] if varying else still
-                    values = [source.load(j, count, mask) for source in sources]
-                    result.store(j, element(builder, values, [*first, *along, *last]), streaming, mask)
-
-                store_loop(builder, args[6], emit, result, args[11])
-
-        with builder.if_else(cgutils.is_true(builder, args[10])) as branches:
-            for varying, branch in zip((True, False), branches, strict=True):
-                with branch:
-                    write(varying)
+        with cgutils.for_range_slice(builder, intp(0), args[7], intp(1), intp) as (k, _):
+            here = [builder.add(start, builder.mul(k, step)) for start, step in zip(offsets, steps, strict=True)]
+            sources = [Elements(context, builder, sig.args[n], args[n], wide).at(here[3 * n]) for n in present]
+            result = Elements(context, builder, sig.args[2], args[2], wide).at(here[1])
+            movers = elements_of(context, builder, sig.args[3], args[3], wide)
+            movers = [mover.at(offset) for mover, offset in zip(movers, here[2:], strict=False)]
+            write_run(builder, args[6], (sources, result), movers, before, after, args[10], args[11])
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

@@ -109,6 +109,13 @@ def set_origin(typingctx: Any, geo: Any, k: Any) -> Any:
     return _FOUR(geo, types.intp), codegen
 
 
+@jit_inline
+def sets_at(geo: Any, k: int) -> Any:
+    """`set_origin`, and how many sets from k on follow one another evenly."""
+    start = entry(geo, 2, X), entry(geo, 2, Y), entry(geo, 2, W), entry(geo, 2, B)
+    return position(geo, KEPT, innermost(geo, KEPT), start, k)
+
+
 @primitive
 def advance(typingctx: Any, geo: Any, row: Any, at: Any, steps: Any) -> Any:
     """Offsets for x, y, weight and bias, `steps` further along a segment."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from .buffers import M2, MEAN, SET_RSTD, WORK_ROWS
 from .compile import jit, jit_inline
+from .formulas import loses_digits, scale_of
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -26,8 +27,8 @@ from .geometry import (
     X,
 )
 from .indexing import entry, innermost, tile_of, tiles_of
-from .standardize import apply_tile, scale_of, skipped, wild
-from .sums import chunk_moments, finish_set, loses_digits, merge
+from .standardize import apply_tile, skipped, wild
+from .sums import chunk_moments, finish_set, merge
 from .vectors import fence, least, out_of_line, release, scratch
 
 
@@ -89,7 +90,7 @@ def forward(
             elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
                 for row in range(3):
                     moments[row, first + k] = own[row, k]
-            own[SET_RSTD, k] = scale_of(own[M2, k] * share, 1.0, eps)
+            own[SET_RSTD, k] = scale_of(own[M2, k], share, eps)
         apply_tile(x, None, y, w, b, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(own)

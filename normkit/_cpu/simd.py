@@ -196,13 +196,18 @@ def fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
 
 
 def fold_each(builder: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
-    """`fold` of as many vectors as each has lanes, a power of 2, side by side: two of them take the place of one."""
-    count = half = rows[0].type.count
-    while len(rows) > 1:
+    """`fold` of each of some vectors, 2^k: as long as there are two, they take the place of one. A lane for every vector."""
+    half = rows[0].type.count
+    while half > 1:
         half //= 2
-        first = [start + k for start in range(0, 2 * count, 2 * half) for k in range(half)]
-        picks = [ir.Constant(ir.VectorType(ir.IntType(32), count), [k + shift for k in first]) for shift in (0, half)]
-        pairs = zip(rows[::2], rows[1::2], strict=True)
+        if len(rows) > 1:
+            pairs = list(zip(rows[::2], rows[1::2], strict=True))
+        else:
+            pairs = [(rows[0], ir.Constant(rows[0].type, ir.Undefined))]
+        lanes = rows[0].type.count * min(len(rows), 2)
+        first = [start + k for start in range(0, lanes, 2 * half) for k in range(half)]
+        order = ir.VectorType(ir.IntType(32), len(first))
+        picks = [ir.Constant(order, [k + shift for k in first]) for shift in (0, half)]
         rows = [builder.fadd(*(builder.shuffle_vector(*pair, pick) for pick in picks)) for pair in pairs]
     return rows[0]
 

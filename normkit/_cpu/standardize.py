@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .._formulas import HUGE, RSTD_LIMIT
-from .._formulas import scale_of as _scale_of
 from .affine import apply_lanes, apply_runs
 from .buffers import (
     BIAS,
@@ -34,8 +33,6 @@ from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 # Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
 # norm of channels-last (16, 208, 1153) on one thread: 1.15 ms so, 1.33 of 1024 (Zen 4, 32 KiB of L1, 2026-11).
 _TOGETHER = 512
-
-scale_of = jit_inline(_scale_of)
 
 
 @jit_inline

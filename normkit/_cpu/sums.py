@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .blocks import sum_block
 from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
+from .formulas import cancels, two_parts
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
 from .rows import add_difference, add_run, fold_lanes, multiply_run, spread_lanes
@@ -28,14 +28,6 @@ def merge(mean: float, m2: float, n: float, mean_b: float, m2_b: float, n_b: flo
     delta = mean_b - mean
     share = n_b / (n + n_b)
     return mean + delta * share, m2 + (m2_b + delta * delta * (n * share))
-
-
-@jit_inline
-def about_pivot(s: Any, q: Any, share: float, pivot: Any, origin: float) -> Any:
-    """Mean (relative to origin) and M2 of 1 / share elements from their sums about a pivot."""
-    total = np.float64(s)
-    m2 = np.float64(q) - total * (total * share)
-    return (np.float64(pivot) - origin) + total * share, 0.0 if m2 < 0 else m2
 
 
 @jit_inline
@@ -92,13 +84,6 @@ def chunk_products(
             if lanes > 1:
                 fold_lanes(total, count, lanes)
             add_run(total, 0, sums[row], 0, count)
-
-
-@jit_inline
-def cancels(s: Any, q: Any, n: int) -> Any:
-    """Whether the sums about a pivot lost more than a bit to its distance from the mean."""
-    total = np.float64(s)
-    return total * total > 0.5 * n * np.float64(q)
 
 
 @jit_inline
@@ -196,21 +181,8 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
 
 
 @jit_inline
-def loses_digits(mean: float, m2: float, n: float, center: bool) -> Any:
-    """Whether float32 was too narrow for this set (or it holds NaN or infinity, which float64 confirms).
-
-    A kernel in float32 leaves such sets alone and marks them in `todo`; the same kernel in float64, given `todo`, does those.
-    """
-    if TINY_VARIANCE * n <= m2 < np.inf:
-        return not abs(mean) <= HUGE
-    constant = center and m2 == 0 and (n == 1 or abs(mean) >= STILL)
-    return not (constant and abs(mean) <= HUGE)
-
-
-@jit_inline
 def finish_set(x: Any, geo: Any, origin: int, mean: float, m2: float, moments: Any, k: int) -> None:
     """Store the moments of set k from its mean relative to its first element."""
     start = read(x, origin, np.float64) if entry(geo, 1, CENTER) else 0.0
-    moments[MEAN, k] = start + mean
-    moments[MEAN_LOW, k] = (start - moments[MEAN, k]) + mean
+    moments[MEAN, k], moments[MEAN_LOW, k] = two_parts(start, mean)
     moments[M2, k] = m2

@@ -6,11 +6,11 @@ their sums and of partial sums, then the geometry and some numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from .._formulas import RSTD_LIMIT
-from .._formulas import scale_of as _scale_of
 from .access import affine_of, put_at
 from .package import cuda, device, types
 from .spec import CHUNKS, PLANE, POSITIONS, SETS, SIZE, Spec
@@ -18,9 +18,15 @@ from .statistics import M2, MEAN, MEAN_LOW, inverse_of, merge_of, moments_of, pa
 from .teams import Tools, tools_of
 from .vectors import Primitive, normalized, read, write
 
-scale_of = device(_scale_of)
 SHARE, EPS = 0, 1  # 1 / (elements of a set - correction), and what is added to the variance
 _LIMIT, _SMALL = types.float64(RSTD_LIMIT), types.float64(1 / RSTD_LIMIT)
+
+
+@device
+def scale_of(m2: float, divisor: float, eps: float) -> float:
+    """1 / sqrt(var + eps); 0 where that is 1 / 0, so that a constant set gives exactly its bias."""
+    v = m2 / divisor + eps
+    return 0.0 if v == 0 else 1.0 / math.sqrt(v)
 
 
 def store_of(spec: Spec, tools: Tools) -> Primitive:
