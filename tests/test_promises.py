@@ -38,6 +38,19 @@ def test_accuracy_of_long_sets_at_any_offset(offset, shape):
     reference.assert_close(nk.normalize(x, axis, eps=0), reference.normalize(x, (axis,), eps=0))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("axes", [(2, 3), (1, 2, 3), (0, 2, 3), (1,), (3,)])
+@pytest.mark.parametrize("shape", [(6, 40, 9, 13), (2, 7, 300, 160)])
+def test_the_mean_of_sets_that_start_far_off(shape, axes, layout):
+    """In float64 too, where all digits of the first element are in use; near the others, not near that one."""
+    x = np.random.default_rng(3).normal(0.1, 1, shape)
+    first = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(4))
+    x[first] = 1e6 + x[first]
+    own, exact = nk.moments(LAYOUTS[layout](x), axes), x.astype(np.longdouble)
+    off = np.abs(own.mean.reshape(np.mean(exact, axes).shape) - np.mean(exact, axes))
+    assert np.all(off <= 16 * 2.0**-52 * np.std(exact, axes))
+
+
 @pytest.mark.parametrize("shape", [(2, 48), (2, 5000), (5000, 2)])
 @pytest.mark.parametrize("center", [True, False])
 def test_scaling_by_powers_of_two_changes_nothing(shape, center):

@@ -24,14 +24,15 @@ ABREAST_BYTES = 768
 _DOUBLE = ir.DoubleType()
 
 
-def _first_pivot(builder: ir.IRBuilder, run: Elements, start: ir.Value, n: ir.Value, center: ir.Value) -> ir.Value:
-    """The pivot of a run of FEW elements or more that starts with `start`, that of `runs._block_sums`; 0 without `center`."""
-    pivot = cgutils.alloca_once_value(builder, ir.Constant(start.type, 0.0))
+def _first_pivot(builder: ir.IRBuilder, run: Elements, n: ir.Value, center: ir.Value) -> ir.Value:
+    """The pivot of a run of FEW elements or more, that of `runs._block_sums`; 0 without `center`."""
+    pivot = cgutils.alloca_once_value(builder, ir.Constant(run.wide, 0.0))
     with builder.if_then(center), builder.if_else(builder.icmp_signed(">", n, n.type(LONG))) as (long, short):
         with long:
+            start = run.load(n.type(0), 1)
             head = builder.fsub(run.load(n.type(0), HEAD_OF_RUN), splat(builder, start, HEAD_OF_RUN))
             share = builder.fmul(_double(builder, fold(builder, head)), _DOUBLE(1.0 / HEAD_OF_RUN))
-            builder.store(_narrow(builder, builder.fadd(_double(builder, start), share), start.type), pivot)
+            builder.store(_narrow(builder, builder.fadd(_double(builder, start), share), run.wide), pivot)
         with short:
             builder.store(mean_of_few(builder, run), pivot)
     return builder.load(pivot)
@@ -76,28 +77,28 @@ class _Abreast:
         return splat(self.builder, value, ABREAST)
 
     def sums(self) -> tuple[ir.Value, ...]:
-        """The two sums of every set, its first element and its pivot, in float64."""
+        """The two sums of every set and its pivot, in float64."""
         builder, none = self.builder, self.n.type(0)
         add_up = RunSums(builder, self.n, self.row.element, [self.source], [], None, None)
         found: list[list[ir.Value]] = []
         for r in range(ABREAST):
             on = builder.mul(self.steps[0], none.type(r))
             run = self.source.at(on)
-            start = builder.select(self.center, run.load(none, 1), ir.Constant(self.row.element, 0.0))
-            pivot = _first_pivot(builder, run, start, self.n, self.center)
+            pivot = _first_pivot(builder, run, self.n, self.center)
             lanes = [halve(builder, half) for half in add_up.lanes([pivot], [on, none, none])]
-            found.append([*lanes, start, pivot])
-        s, q, start, pivot = map(list, zip(*found, strict=True))
-        folded = [fold_each(builder, lanes) for lanes in (s, q)]
-        return tuple(_double(builder, each) for each in (*folded, _vector(builder, start), _vector(builder, pivot)))
+            found.append([*lanes, pivot])
+        s, q, pivots = map(list, zip(*found, strict=True))
+        return tuple(
+            _double(builder, each) for each in (fold_each(builder, s), fold_each(builder, q), _vector(builder, pivots))
+        )
 
     def moments_of(self) -> tuple[ir.Value, ...]:
         """The mean of every set in two parts and its M2; and whether they are good for all of them."""
-        builder, (s, q, start, pivot) = self.builder, self.sums()
+        builder, (s, q, pivot) = self.builder, self.sums()
         n, centred = self.spread(builder.sitofp(self.n, _DOUBLE)), self.spread(self.center)
-        mean, m2 = formulas.moments_about_pivot(builder, s, q, self.spread(self.shares[0]), pivot, start)
+        mean, m2 = formulas.moments_about_pivot(builder, s, q, self.spread(self.shares[0]), pivot, pivot)
         mean, m2 = builder.select(centred, mean, ir.Constant(mean.type, [0.0] * ABREAST)), builder.select(centred, m2, q)
-        total, low = formulas.in_two_parts(builder, start, mean)
+        total, low = formulas.in_two_parts(builder, pivot, mean)
         left = builder.and_(centred, formulas.is_cancelled(builder, s, q, n))
         if self.row.element != _DOUBLE:
             left = builder.or_(left, formulas.too_narrow(builder, total, m2, n, centred))

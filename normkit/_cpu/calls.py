@@ -101,11 +101,11 @@ class _Statistics:
     def of(self, x: Array) -> tuple[Array, Array]:
         """Moments from the memory of x, and which sets needed float64."""
         plan = self.plan
-        result, partials = np.empty((3, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
+        result, partials = np.empty((3, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 3))
 
         def run(kind: Array, todo: Array) -> Any:
             self.launch[kind.itemsize](x, partials, plan.geo, kind, plan.apart, 0, self.tasks)
-            return kernels.finish(x, partials, result, todo, plan.geo, kind)
+            return kernels.finish(partials, result, todo, plan.geo, kind)
 
         return result, narrow_then_wide(self.wide, plan.n_sets, run)
 

@@ -41,10 +41,10 @@ def is_cancelled(builder: ir.IRBuilder, s: ir.Value, q: ir.Value, n: ir.Value) -
     return builder.fcmp_ordered(">", builder.fmul(s, s), builder.fmul(builder.fmul(_same(s, 0.5), n), q))
 
 
-def in_two_parts(builder: ir.IRBuilder, start: ir.Value, mean: ir.Value) -> tuple[ir.Value, ir.Value]:
+def in_two_parts(builder: ir.IRBuilder, origin: ir.Value, mean: ir.Value) -> tuple[ir.Value, ir.Value]:
     """`two_parts`."""
-    total = builder.fadd(start, mean)
-    return total, builder.fadd(builder.fsub(start, total), mean)
+    total = builder.fadd(origin, mean)
+    return total, builder.fadd(builder.fsub(origin, total), mean)
 
 
 def too_narrow(builder: ir.IRBuilder, mean: ir.Value, m2: ir.Value, n: ir.Value, center: ir.Value) -> ir.Value:
@@ -85,8 +85,8 @@ def cancels(typingctx: Any, s: Any, q: Any, n: Any) -> Any:
 
 
 @primitive
-def two_parts(typingctx: Any, start: Any, mean: Any) -> Any:
-    """The sum of the first element of a set and a mean relative to it: high part and low part."""
+def two_parts(typingctx: Any, origin: Any, mean: Any) -> Any:
+    """The sum of an origin and a mean relative to it: high part and low part."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return cgutils.pack_array(builder, in_two_parts(builder, *args))

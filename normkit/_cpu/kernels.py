@@ -10,25 +10,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from .buffers import M2, MEAN, SET_RSTD, WORK_ROWS
+import numpy as np
+
+from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, SET_RSTD, WORK_ROWS
 from .compile import jit, jit_inline
-from .formulas import loses_digits, scale_of
+from .formulas import loses_digits, scale_of, two_parts
 from .geometry import (
     APPLY_ROWS,
     CENTER,
     CHUNK,
-    KEPT,
     LANE,
     ROW,
     ROWS,
     SIZE,
     TILE_WIDTH,
-    TILES,
-    X,
 )
-from .indexing import entry, innermost, tile_of, tiles_of
+from .indexing import entry, tile_of, tiles_of
 from .standardize import apply_tile, skipped, wild
-from .sums import chunk_moments, finish_set, merge
+from .sums import chunk_moments, merge
 from .vectors import fence, least, out_of_line, release, scratch
 
 
@@ -67,9 +66,9 @@ def forward(
 ) -> Any:
     """Statistics and result of each tile while it is in cache. Returns how many sets wait for float64."""
     out_of_line()
-    work, own = scratch(WORK_ROWS, ROW, real), scratch(5, TILE_WIDTH, moments)
-    mean, m2 = own[3], own[4]
-    step, marked = entry(geo, innermost(geo, KEPT), X), 0
+    work, own = scratch(WORK_ROWS, ROW, real), scratch(6, TILE_WIDTH, moments)
+    mean, m2, origin = own[3], own[4], own[5]
+    marked = 0
     start, stop = tiles_of(geo, begin, end)
     for index in range(start, stop):
         tile = tile_of(geo, index)
@@ -80,10 +79,13 @@ def forward(
         for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
             n_b = chunk_moments(x, geo, at, chunk, count, work, mean, m2, apart)
             for k in range(count):
-                own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean[k], m2[k], n_b)
+                if n == 0:
+                    origin[k] = work[ORIGIN, k]
+                mean_b = (np.float64(work[ORIGIN, k]) - origin[k]) + mean[k]
+                own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean_b, m2[k], n_b)
             n += n_b
         for k in range(count):
-            finish_set(x, geo, at[0] + k * step, own[MEAN, k], own[M2, k], own, k)
+            own[MEAN, k], own[MEAN_LOW, k] = two_parts(origin[k], own[MEAN, k])
             if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n, entry(geo, 1, CENTER) != 0):
                 todo[first + k] = 1
                 marked += 1
@@ -100,7 +102,7 @@ def forward(
 
 @jit
 def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begin: int, end: int) -> int:
-    """Moments of one chunk of a few tiles per task. partials: (sets, chunks, 2)."""
+    """Moments of one chunk of a few tiles per task. partials: (sets, chunks, 3)."""
     out_of_line()
     work, part = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, partials)
     mean, m2 = part[0], part[1]
@@ -114,30 +116,31 @@ def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begi
             for k in range(count):
                 partials[first + k, chunk, 0] = mean[k]
                 partials[first + k, chunk, 1] = m2[k]
+                partials[first + k, chunk, 2] = work[ORIGIN, k]
     release(work)
     release(part)
     return 0
 
 
 @jit
-def finish(x: Any, partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> Any:
+def finish(partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> Any:
     """Merge the chunks of every set, in order. Returns how many sets wait for float64."""
     out_of_line()
-    step, marked = entry(geo, innermost(geo, KEPT), X), 0
-    for tile in range(entry(geo, 2, TILES)):
-        first, count, at = tile_of(geo, tile)
-        for k in range(count):
-            if real.itemsize == 8 and skipped(todo, first + k, real):
-                continue
-            mean, m2, n = 0.0, 0.0, 0.0
-            for chunk in range(partials.shape[1]):
-                n_b = float((least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK) - chunk * CHUNK) * entry(geo, LANE, SIZE))
-                mean, m2 = merge(mean, m2, n, partials[first + k, chunk, 0], partials[first + k, chunk, 1], n_b)
-                n += n_b
-            finish_set(x, geo, at[0] + k * step, mean, m2, moments, first + k)
-            if real.itemsize == 4 and loses_digits(moments[MEAN, first + k], m2, n, entry(geo, 1, CENTER) != 0):
-                todo[first + k] = 1
-                marked += 1
+    marked = 0
+    for k in range(partials.shape[0]):
+        if real.itemsize == 8 and skipped(todo, k, real):
+            continue
+        mean, m2, n, origin = 0.0, 0.0, 0.0, partials[k, 0, 2]
+        for chunk in range(partials.shape[1]):
+            n_b = float((least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK) - chunk * CHUNK) * entry(geo, LANE, SIZE))
+            mean_b = (partials[k, chunk, 2] - origin) + partials[k, chunk, 0]
+            mean, m2 = merge(mean, m2, n, mean_b, partials[k, chunk, 1], n_b)
+            n += n_b
+        moments[MEAN, k], moments[MEAN_LOW, k] = two_parts(origin, mean)
+        moments[M2, k] = m2
+        if real.itemsize == 4 and loses_digits(moments[MEAN, k], m2, n, entry(geo, 1, CENTER) != 0):
+            todo[k] = 1
+            marked += 1
     return marked
 
 

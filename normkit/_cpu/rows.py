@@ -29,24 +29,6 @@ def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
 
 
 @primitive
-def add_difference(typingctx: Any, a: Any, b: Any, to: Any, m: Any) -> Any:
-    """to[j] += a[j] - b[j] for j in [0, m), in the dtype of `to`, the widest."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[2].dtype)
-        plus, minus, totals = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(3))
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            difference = builder.fsub(plus.load(j, count, mask), minus.load(j, count, mask))
-            totals.store(j, builder.fadd(difference, totals.load(j, count, mask)), mask=mask)
-
-        loop(builder, args[3], emit)
-        return context.get_dummy_value()
-
-    return types.void(a, b, to, types.intp), codegen
-
-
-@primitive
 def subtract_high(typingctx: Any, mean: Any, low: Any, o: Any, high: Any, m: Any, to: Any) -> Any:
     """to[j] = (mean[o + j] - high[j]) + low[o + j] for j in [0, m), in float64: the low part of a centre."""
 

@@ -49,14 +49,14 @@ def _block_sums(x: Any, o: int, size: int, pivot: Any, first: Any, center: Any, 
 
 @jit_inline
 def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
-    """Mean (relative to the set's first element) and M2 of a chunk of a set.
+    """Mean (relative to an origin), M2 and that origin of a chunk of a set: the pivot of the first block.
 
     The pivot of a block is near its mean: the mean of what came before it, for the first one see `_block_sums`.
     """
     kind, center = real.dtype.type, entry(geo, 1, CENTER) != 0
     begin, end = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK)
     pivot = read(x, at[0], kind) if center else kind(0)
-    start, origin, mean, m2, i = np.float64(pivot), 0.0, 0.0, 0.0, begin  # the mean is relative to the origin
+    origin, mean, m2, i = 0.0, 0.0, 0.0, begin
     while i < end:
         here, left = position(geo, WALK, innermost(geo, WALK), at, i)
         size = least(least(BLOCK, left), end - i)
@@ -70,7 +70,7 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
         else:
             m2 += q
         i += size
-    return (origin - start) + mean if center else 0.0, m2
+    return mean, m2, origin
 
 
 @jit_inline
@@ -94,9 +94,9 @@ def centre_of(mean: float, low: float, rstd: float, real: Any) -> Any:
 
 
 @jit_inline
-def _finished(start: float, mean: float, m2: float, n: int, k: int, center: Any, moments: Any, todo: Any, real: Any) -> Any:
-    """The mean of set k, in two parts, from that relative to its first element; and whether the set waits for float64."""
-    total, low = two_parts(start, mean)
+def _finished(origin: float, mean: float, m2: float, n: int, k: int, center: Any, moments: Any, todo: Any, real: Any) -> Any:
+    """The mean of set k, in two parts, from that relative to an origin; and whether the set waits for float64."""
+    total, low = two_parts(origin, mean)
     if real.itemsize == 4 and loses_digits(total, m2, n, center):
         todo[k] = 1
         return total, low, True
@@ -128,13 +128,13 @@ def forward(
     for k in range(first, last):
         if real.itemsize == 8 and skipped(todo, k, real):
             continue
-        at, mean, m2 = set_origin(geo, k), 0.0, 0.0
-        for chunk in range(-(-n // CHUNK)):
-            mean_b, m2_b = _moments(x, geo, at, chunk, real)
+        at = set_origin(geo, k)
+        mean, m2, origin = _moments(x, geo, at, 0, real)
+        for chunk in range(1, -(-n // CHUNK)):
+            mean_b, m2_b, origin_b = _moments(x, geo, at, chunk, real)
             size = least(CHUNK, n - chunk * CHUNK)
-            mean, m2 = merge(mean, m2, float(chunk * CHUNK), mean_b, m2_b, float(size))
-        start = read(x, at[0], np.float64) if center else 0.0
-        mean, low, waits = _finished(start, mean, m2, n, k, center, moments, todo, real)
+            mean, m2 = merge(mean, m2, float(chunk * CHUNK), (origin_b - origin) + mean_b, m2_b, float(size))
+        mean, low, waits = _finished(origin, mean, m2, n, k, center, moments, todo, real)
         if waits:
             marked += 1
         else:
@@ -151,10 +151,9 @@ def _normalize_run(
     """Set k, of one run and one block. Returns whether it waits for float64."""
     n, center, kind, at = entry(geo, 1, ROWS), entry(geo, 1, CENTER) != 0, real.dtype.type, set_origin(geo, k)
     pivot = read(x, at[0], kind) if center else kind(0)
-    start = np.float64(pivot)
     s, q, part, pivot = _block_sums(x, at[0], n, pivot, True, center, kind)
-    mean, m2 = about_pivot(s, q, part, pivot, start) if center else (0.0, np.float64(q))
-    mean, low, waits = _finished(start, mean, m2, n, k, center, moments, todo, real)
+    mean, m2 = about_pivot(s, q, part, pivot, pivot) if center else (0.0, np.float64(q))
+    mean, low, waits = _finished(np.float64(pivot), mean, m2, n, k, center, moments, todo, real)
     if not waits:
         centre = centre_of(mean, low, scale_of(m2, *shares), real)
         apply_runs(x, None, y, (w, b), at, at, n, 1, centre, centre, vary, stream)
@@ -202,14 +201,15 @@ def forward_short(
 
 @jit
 def partial_moments(x: Any, partials: Any, geo: Any, real: Any, apart: Any, begin: int, end: int) -> int:
-    """Moments of one chunk of a few sets per task. partials: (sets, chunks, 2)."""
+    """Moments of one chunk of a few sets per task. partials: (sets, chunks, 3)."""
     out_of_line()
     chunks = partials.shape[1]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
         for k in range(first, last):
-            partials[k, chunk, 0], partials[k, chunk, 1] = _moments(x, geo, set_origin(geo, k), chunk, real)
+            mean, m2, origin = _moments(x, geo, set_origin(geo, k), chunk, real)
+            partials[k, chunk, 0], partials[k, chunk, 1], partials[k, chunk, 2] = mean, m2, origin
     return 0
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from .blocks import sum_block
-from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
-from .formulas import cancels, two_parts
+from .formulas import cancels
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
-from .rows import add_difference, add_run, fold_lanes, multiply_run, spread_lanes
-from .vectors import copy_run, fill, least, most, on_its_own, out_of_line, read
+from .rows import add_run, fold_lanes, multiply_run, spread_lanes
+from .vectors import copy_run, fill, least, most, on_its_own, out_of_line
 
 
 @jit_inline
@@ -128,7 +128,7 @@ def _merge_block(work: Any, mean: Any, m2: Any, count: int, n: float, n_b: float
 
 @jit_part
 def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, mean: Any, m2: Any, apart: Any) -> float:
-    """Mean (relative to the set's first element) and M2 of a chunk of `count` sets; returns its elements per set.
+    """Mean (relative to an origin, in work) and M2 of a chunk of `count` sets; returns its elements per set.
 
     Each block is summed about a pivot near its mean: the first block about the mean of its first positions, or if that turns
     out to cancel, once more about its own; every other about the mean of what came before it. That is at least as many
@@ -174,15 +174,4 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
             _merge_block(work, mean, m2, count, (i - first) * lanes, m * lanes)
             i += m
             phase, m = 3, least(block, last - i)
-    if center:
-        _first_elements(x, geo, at[0], count, work[PIVOT])
-        add_difference(work[ORIGIN], work[PIVOT], mean, count)
     return float((last - first) * lanes)
-
-
-@jit_inline
-def finish_set(x: Any, geo: Any, origin: int, mean: float, m2: float, moments: Any, k: int) -> None:
-    """Store the moments of set k from its mean relative to its first element."""
-    start = read(x, origin, np.float64) if entry(geo, 1, CENTER) else 0.0
-    moments[MEAN, k], moments[MEAN_LOW, k] = two_parts(start, mean)
-    moments[M2, k] = m2
