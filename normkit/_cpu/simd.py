@@ -200,10 +200,7 @@ def fold_each(builder: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
     half = rows[0].type.count
     while half > 1:
         half //= 2
-        if len(rows) > 1:
-            pairs = list(zip(rows[::2], rows[1::2], strict=True))
-        else:
-            pairs = [(rows[0], ir.Constant(rows[0].type, ir.Undefined))]
+        pairs = list(zip(rows[::2], rows[1::2] or rows, strict=True))  # of one, the second is not read
         lanes = rows[0].type.count * min(len(rows), 2)
         first = [start + k for start in range(0, lanes, 2 * half) for k in range(half)]
         order = ir.VectorType(ir.IntType(32), len(first))
