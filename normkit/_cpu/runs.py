@@ -128,10 +128,11 @@ def forward(
     for k in range(first, last):
         if real.itemsize == 8 and skipped(todo, k, real):
             continue
-        at = set_origin(geo, k)
-        mean, m2, origin = _moments(x, geo, at, 0, real)
-        for chunk in range(1, -(-n // CHUNK)):
+        at, mean, m2, origin = set_origin(geo, k), 0.0, 0.0, 0.0
+        for chunk in range(-(-n // CHUNK)):
             mean_b, m2_b, origin_b = _moments(x, geo, at, chunk, real)
+            if chunk == 0:
+                origin = origin_b
             size = least(CHUNK, n - chunk * CHUNK)
             mean, m2 = merge(mean, m2, float(chunk * CHUNK), (origin_b - origin) + mean_b, m2_b, float(size))
         mean, low, waits = _finished(origin, mean, m2, n, k, center, moments, todo, real)
