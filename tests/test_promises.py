@@ -501,7 +501,7 @@ def test_an_upgrade_over_an_old_cache(tmp_path):
     print(round(float(y.mean())))
     """
     results = []
-    for old, new in (("", ""), ("builder.fadd(builder.fmul(standard, weight), bias)", "builder.fmul(standard, weight)")):
+    for old, new in (("", ""), ("fused(builder, standard, *numbers[3:])", "builder.fmul(standard, numbers[3])")):
         assert old in formulas.read_text()
         formulas.write_text(formulas.read_text().replace(old, new) if old else formulas.read_text())
         results.append(run_code(code, NUMBA_CACHE_DIR=str(tmp_path / "cache"), PYTHONPATH=str(tmp_path)).strip())

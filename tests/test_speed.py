@@ -8,6 +8,7 @@ import tracemalloc
 import numba
 import numpy as np
 import pytest
+from llvmlite.binding import get_host_cpu_features
 
 import normkit as nk
 from normkit import _recall
@@ -37,7 +38,8 @@ PACKED = {"float32": "v?mulps", "float64": "v?mulpd", "float16": "vcvtph2psx?"}
 def test_inner_loops_are_packed(dtype, kernel, x, asked, tmp_path):
     """In a process of its own, that compiles: code from the cache cannot be looked at.
 
-    And memory is asked for ahead, in tiles for results too, and written past the caches.
+    And products are added in one instruction, where the processor has it; memory is asked for ahead, in tiles for results too,
+    and written past the caches.
     """
     code = f"""
 import re, numpy as np, normkit as nk
@@ -45,10 +47,12 @@ from normkit._cpu import gradients, kernels, run_gradients, runs
 x = {x}.astype({dtype!r}, order="K")
 nk.vjp(nk.layer_norm, x)[1](x)
 (code,) = {kernel}.inspect_asm().values()
-print(*(len(re.findall(rf"\\b{{name}}", code)) for name in (r"{PACKED[dtype]}\\b", "v?movnt", "prefetch")))
+names = r"{PACKED[dtype]}\\b", "v?movnt", "prefetch", r"vfn?m(?:add|sub)\\d+p[sd]\\b"
+print(*(len(re.findall(rf"\\b{{name}}", code)) for name in names))
 """
-    packed, past_the_caches, ahead = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    packed, past_the_caches, ahead, fused = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
     assert packed >= 4 and past_the_caches >= 1 and ahead >= asked
+    assert fused >= 4 or not get_host_cpu_features().get("fma")
 
 
 def test_signatures_are_few():

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .._formulas import terms_of
+from .._formulas import add_terms
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
 from .simd import (
     STEP,
@@ -124,9 +124,10 @@ def accumulate(
         def collect(row: ir.Value, values: list[ir.Value], own: list[ir.Value], mask: Mask) -> None:
             assert owned is not None
             place = builder.add(at[2], builder.mul(row, steps[2]))
-            for k, term in enumerate(terms_of(builder, values, own)):
+            none = ir.Constant(values[0].type, None)
+            for k, term in enumerate(add_terms(builder, [none, none], values, own)):
                 if mask is not None:
-                    term = builder.select(mask, term, ir.Constant(term.type, None))
+                    term = builder.select(mask, term, none)
                 line, more = owned.row(intp(k)), fold(builder, term)
                 if line.wide != wide:
                     more = builder.fpext(more, line.wide)
@@ -147,14 +148,15 @@ def accumulate(
                 if offsets is None:
                     for source in sources:
                         source.prefetch(row, column, count, args[5], args[12])
-                for slot, term in zip(sums, terms_of(builder, values, own), strict=True):
-                    builder.store(builder.fadd(builder.load(slot), term), slot)
+                before = [builder.load(slot) for slot in sums]
+                for slot, after in zip(sums, add_terms(builder, before, values, own), strict=True):
+                    builder.store(after, slot)
                 if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
                     with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
                         collect(row, values, still, mask)
             for total, slot in zip(totals, sums, strict=True):
-                before = builder.select(resume, zero, total.load(column, count))
-                total.store(column, builder.fadd(before, builder.load(slot)), mask=mask)
+                held = builder.select(resume, zero, total.load(column, count))
+                total.store(column, builder.fadd(held, builder.load(slot)), mask=mask)
 
         def sum_all(kind: int) -> None:
             sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]

@@ -12,7 +12,7 @@ from .package import cuda, device, types
 from .spec import CHUNKS, PLANE, POSITIONS, SETS, Spec
 from .statistics import MEAN, MEAN_LOW, warp_sum
 from .teams import Tools, load_of, tools_of
-from .vectors import Primitive, gradient, gradient_terms, read, write
+from .vectors import Primitive, add_products, gradient, read, write
 
 SET_RSTD, SET_SHIFT, SET_SLOPE, SET_GAIN = range(2, 6)  # rows of the numbers of sets, after the centre
 
@@ -67,9 +67,8 @@ def _add_of(spec: Spec, tools: Tools) -> Primitive:
                 weight_of(w, geo, at[2], i * unit, weight)
                 for k in range(width):
                     m, e = k * each, j * width + k
-                    g, product = gradient_terms((held[e], steps[e], high[m], low[m], rstd[m], weight[k]))
-                    sums[k] += g
-                    sums[width + k] += product
+                    terms = held[e], steps[e], high[m], low[m], rstd[m], weight[k]
+                    sums[k], sums[width + k] = add_products((sums[k], sums[width + k], *terms))
 
     return add  # type: ignore[no-any-return]
 
@@ -95,9 +94,8 @@ def _add_moving_of(spec: Spec, tools: Tools) -> Primitive:
                 of_position(w + 2 * plane, geo, at[2], i * unit, rstd)
                 for k in range(width):
                     e = j * width + k
-                    g, product = gradient_terms((held[e], steps[e], high[k], low[k], rstd[k], real(1)))
-                    sums[k] += g
-                    sums[width + k] += product
+                    terms = held[e], steps[e], high[k], low[k], rstd[k], real(1)
+                    sums[k], sums[width + k] = add_products((sums[k], sums[width + k], *terms))
 
     return add  # type: ignore[no-any-return]
 

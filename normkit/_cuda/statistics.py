@@ -8,7 +8,7 @@ from .._formulas import HUGE, STILL, TINY_VARIANCE
 from .package import cuda, device, types
 from .spec import CHUNKS, POSITIONS, SETS, SIZE, Operand, Spec
 from .teams import EVERY_LANE, Tools
-from .vectors import Primitive, deviation_terms, fetch_of, read, write
+from .vectors import Primitive, add_deviation, fetch_of, read, write
 
 # Where float32 is too narrow, the data are scaled by a power of two, which rounds nothing: squares of values below 1e-14
 # underflow and of values above 1e17 may overflow; times 2**100 or 2**-100 both lie well inside.
@@ -66,9 +66,8 @@ def statistics_of(spec: Spec, tools: Tools) -> Primitive:
         for j in range(vectors):
             if valid and first + member + j * team < stop:
                 for k in range(width):
-                    d, square = deviation_terms((held[j * width + k], pivot[k * each]))
-                    sums[k] += d
-                    sums[width + k] += square
+                    held_sums = sums[k], sums[width + k]
+                    sums[k], sums[width + k] = add_deviation((*held_sums, held[j * width + k], pivot[k * each]))
 
     @device
     def clear(sums: Any) -> None:

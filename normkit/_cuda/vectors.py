@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .._formulas import element, terms_of
+from .._formulas import add_terms, element
 from .._storage import decode, encode, memory_type
 from .package import intrinsic, types
 from .spec import Operand
@@ -183,8 +183,15 @@ def _arithmetic(formula: Callable[..., Any], values: int, results: int) -> Primi
 
 normalized = _arithmetic(element, 1, 1)  # of (x, high, low, rstd, weight, bias)
 gradient = _arithmetic(element, 2, 1)  # of (x, dy, high, low, rstd, weight, shift, slope, gain)
-deviation_terms = _arithmetic(terms_of, 1, 2)  # of (x, pivot)
-gradient_terms = _arithmetic(terms_of, 2, 2)  # of (x, dy, high, low, rstd, weight)
+
+
+def _add_terms(builder: ir.IRBuilder, values: list[Any], numbers: list[Any]) -> Any:
+    """The shared formula, where the sums stand before the values."""
+    return add_terms(builder, values[:2], values[2:], numbers)
+
+
+add_deviation = _arithmetic(_add_terms, 3, 2)  # to sums, of (s, q, x, pivot)
+add_products = _arithmetic(_add_terms, 4, 2)  # to sums, of (s, q, x, dy, high, low, rstd, weight)
 
 
 @intrinsic
