@@ -1,6 +1,7 @@
 """The five promises of the design, each as a test that can fail."""
 
 import functools
+import itertools
 import os
 import pathlib
 import sys
@@ -205,6 +206,30 @@ def test_bits_do_not_depend_on_neighbouring_channels(shape):
     whole = nk.instance_norm(last)
     for channels in (slice(3, 4), slice(1, None, 7), slice(None, None, -1), slice(60, None)):
         assert np.array_equal(nk.instance_norm(last[:, channels]), whole[:, channels])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("sets", [1, 15, 16, 17, 40, 300])
+@pytest.mark.parametrize("size", [7, 96, 20_000])
+def test_sets_side_by_side_have_the_numbers_of_each_alone(size, sets, dtype):
+    """Their numbers are computed a vector of sets at a time; some are constant, hold NaN, or wait for float64."""
+    rng, places = np.random.default_rng(size), np.arange(size)
+    x = rng.normal(3, 1, (2, size, sets))
+    kinds = [lambda s: 5, lambda s: np.where(places == 3, np.nan, s), lambda s: np.where(places < 5, 1e4, s)]
+    if dtype != "float16":
+        kinds += [lambda s: s * 1e-21, lambda s: s * 1e-25, lambda s: s * 1e-30, lambda s: s * 1e25, lambda s: 0 * s]
+    for k in np.flatnonzero(rng.random(2 * sets) < 0.3):
+        x[k % 2, :, k // 2] = kinds[rng.integers(len(kinds))](x[k % 2, :, k // 2])
+    x = x.astype(dtype)
+    y, own = nk.normalize(x, 1, eps=0, return_moments=True)
+    inside = x.copy()
+    assert np.array_equal(y, nk.normalize(inside, 1, eps=0, out=inside), equal_nan=True)
+    for i, k in itertools.product(range(2), range(0, sets, 1 if sets < 20 else 7)):
+        set_ = (slice(i, i + 1), slice(None), slice(k, k + 1))
+        one, moments = nk.normalize(x[set_], 1, eps=0, return_moments=True)
+        assert np.array_equal(y[set_], one, equal_nan=True)
+        for name in ("mean", "var"):
+            assert np.array_equal(getattr(own, name)[set_], getattr(moments, name), equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])

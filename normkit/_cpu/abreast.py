@@ -12,7 +12,7 @@ from . import formulas
 from .affine import write_run
 from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
-from .simd import Elements, Table, elements_of, fold, fold_each, halve, primitive, splat
+from .simd import Elements, Table, bits_of, elements_of, fold, fold_each, halve, primitive, splat
 from .strips import LONG, RunSums, mean_of_few
 
 # Layer norm of 682 x 96 on one thread, in ns for a set: 22 to 24 of 4 at a time, 22 to 25 of 8, 25 to 27 of 2, 31 to 33 one by
@@ -102,8 +102,8 @@ class _Abreast:
         left = builder.and_(centred, formulas.is_cancelled(builder, s, q, n))
         if self.row.element != _DOUBLE:
             left = builder.or_(left, formulas.too_narrow(builder, total, m2, n, centred))
-        mask = ir.IntType(ABREAST)
-        return total, low, m2, builder.icmp_unsigned("==", builder.bitcast(left, mask), mask(0))
+        bits = bits_of(builder, left)
+        return total, low, m2, builder.icmp_unsigned("==", bits, bits.type(0))
 
     def keep(self, numbers: tuple[ir.Value, ...]) -> None:
         """Store the moments, if they are wanted."""

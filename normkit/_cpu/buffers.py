@@ -14,3 +14,5 @@ WORK_ROWS = 9
 # Moments of sets, float64; the mean has two parts. What normalizes has their scale in place of M2, and a gradient more.
 MEAN, MEAN_LOW, M2 = range(3)
 SET_RSTD, SET_SHIFT, SET_SLOPE, SET_GAIN = range(2, 6)
+# And of a tile while its chunks are summed: what means are relative to, and the moments of a chunk.
+CHUNK_ORIGIN, CHUNK_MEAN, CHUNK_M2 = range(3, 6)

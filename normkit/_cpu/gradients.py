@@ -11,13 +11,26 @@ from __future__ import annotations
 from typing import Any
 
 from .buffers import SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WORK_ROWS
-from .compile import jit
+from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
+from .rows import add_run, scale_run
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
 from .vectors import copy_run, fence, fill, out_of_line, release, scratch
+
+
+@jit_inline
+def _keep(own: Any, sums: Any, first: int, count: int, todo: Any, work: Any) -> None:
+    """The sums of a tile's sets put among all; in float64 only those of sets that are marked, if it is not for all."""
+    if work.itemsize == 4 or todo.shape[0] == 0:
+        for row in range(2):
+            copy_run(own[row], 0, count, sums[row], first)
+    else:
+        for k in range(count):
+            if not skipped(todo, first + k, work):
+                sums[0, first + k], sums[1, first + k] = own[0, k], own[1, k]
 
 
 @jit
@@ -59,14 +72,11 @@ def backward(
             for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
                 load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
                 chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])
-                for k in range(count):
-                    own[SET_SHIFT, k] += part[0, k]
-                    own[SET_SLOPE, k] += part[1, k]
-            for k in range(count):
-                if not skipped(todo, first + k, work):
-                    sums[0, first + k], sums[1, first + k] = own[SET_SHIFT, k], own[SET_SLOPE, k]
-                own[SET_SHIFT, k] *= shares[0]
-                own[SET_SLOPE, k] *= shares[1]
+                for row in range(2):
+                    add_run(part[row], 0, own[SET_SHIFT + row], 0, count)
+            _keep(own[SET_SHIFT:], sums, first, count, todo, work)
+            scale_run(own[SET_SHIFT], count, shares[0])
+            scale_run(own[SET_SLOPE], count, shares[1])
             apply_tile(x, dy, dx, w, None, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(part)

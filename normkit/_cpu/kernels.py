@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import M2, MEAN, MEAN_LOW, ORIGIN, SET_RSTD, WORK_ROWS
+from .buffers import CHUNK_M2, CHUNK_MEAN, CHUNK_ORIGIN, M2, MEAN, MEAN_LOW, ORIGIN, SET_RSTD, WORK_ROWS
 from .compile import jit, jit_inline
-from .formulas import loses_digits, scale_of, two_parts
+from .finish import finish_tile
+from .formulas import loses_digits, two_parts
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -28,7 +29,7 @@ from .geometry import (
 from .indexing import entry, tile_of, tiles_of
 from .standardize import apply_tile, skipped, wild
 from .sums import chunk_moments, merge
-from .vectors import fence, least, out_of_line, release, scratch
+from .vectors import copy_run, fence, least, out_of_line, release, scratch
 
 
 @jit_inline
@@ -67,7 +68,6 @@ def forward(
     """Statistics and result of each tile while it is in cache. Returns how many sets wait for float64."""
     out_of_line()
     work, own = scratch(WORK_ROWS, ROW, real), scratch(6, TILE_WIDTH, moments)
-    mean, m2, origin = own[3], own[4], own[5]
     marked = 0
     start, stop = tiles_of(geo, begin, end)
     for index in range(start, stop):
@@ -75,24 +75,15 @@ def forward(
         first, count, at = tile
         if work.itemsize == 8 and skip_all(todo, first, count, work):
             continue
-        n = 0.0
-        for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
-            n_b = chunk_moments(x, geo, at, chunk, count, work, mean, m2, apart)
+        n = chunk_moments(x, geo, at, 0, count, work, own[MEAN], own[M2], apart)
+        copy_run(work[ORIGIN], 0, count, own[CHUNK_ORIGIN], 0)
+        for chunk in range(1, -(-entry(geo, 1, ROWS) // CHUNK)):
+            n_b = chunk_moments(x, geo, at, chunk, count, work, own[CHUNK_MEAN], own[CHUNK_M2], apart)
             for k in range(count):
-                if n == 0:
-                    origin[k] = work[ORIGIN, k]
-                mean_b = (np.float64(work[ORIGIN, k]) - origin[k]) + mean[k]
-                own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean_b, m2[k], n_b)
+                mean_b = (np.float64(work[ORIGIN, k]) - own[CHUNK_ORIGIN, k]) + own[CHUNK_MEAN, k]
+                own[MEAN, k], own[M2, k] = merge(own[MEAN, k], own[M2, k], n, mean_b, own[CHUNK_M2, k], n_b)
             n += n_b
-        for k in range(count):
-            own[MEAN, k], own[MEAN_LOW, k] = two_parts(origin[k], own[MEAN, k])
-            if work.itemsize == 4 and loses_digits(own[MEAN, k], own[M2, k], n, entry(geo, 1, CENTER) != 0):
-                todo[first + k] = 1
-                marked += 1
-            elif moments.shape[1] > 0 and not skipped(todo, first + k, work):
-                for row in range(3):
-                    moments[row, first + k] = own[row, k]
-            own[SET_RSTD, k] = scale_of(own[M2, k], share, eps)
+        marked += finish_tile(own, n, count, share, eps, entry(geo, 1, CENTER) != 0, moments, todo, first, work)
         apply_tile(x, None, y, w, b, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(own)

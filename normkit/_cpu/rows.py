@@ -65,6 +65,22 @@ def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
 
 
 @primitive
+def scale_run(typingctx: Any, a: Any, m: Any, by: Any) -> Any:
+    """a[j] *= by for j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        values = Elements(context, builder, sig.args[0], args[0], args[2].type)
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            values.store(j, builder.fmul(values.load(j, count, mask), splat(builder, args[2], count)), mask=mask)
+
+        loop(builder, args[1], emit)
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, a.dtype), codegen
+
+
+@primitive
 def fold_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
     """a[k] = the sum of a[k * lanes : (k + 1) * lanes] for k in [0, sets): vectors of them are added up, then their lanes."""
 

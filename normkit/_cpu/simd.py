@@ -100,6 +100,12 @@ class Elements:
         kind = ir.FunctionType(result, [arg.type for arg in args])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
 
+    def mark(self, index: ir.Value, mask: ir.Value) -> None:
+        """Set bytes of the mask to 1."""
+        ones = ir.Constant(ir.VectorType(self.memory, mask.type.count), [1] * mask.type.count)
+        pointer = self.builder.bitcast(self.builder.gep(self.data, [index]), ones.type.as_pointer())
+        self._masked("store", ir.VoidType(), [ones, pointer, ir.IntType(32)(self.align), mask])
+
     @property
     def steps(self) -> tuple[int, ...]:
         """Elements of a store in a loop over many, from most to least: what takes one check for all is done for more."""
@@ -127,11 +133,13 @@ class Elements:
 
 
 class Table:
-    """The rows of a two-dimensional array in the accumulator's dtype, inside an intrinsic."""
+    """The rows of a two-dimensional array, inside an intrinsic; in its own dtype, or as numbers of type `wide`."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> None:
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type | None = None
+    ) -> None:
         self.builder = builder
-        self.start = Elements(context, builder, kind, value, context.get_value_type(kind.dtype))
+        self.start = Elements(context, builder, kind, value, wide or context.get_value_type(kind.dtype))
         self.length = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape, 2)[1]
 
     def row(self, index: ir.Value) -> Elements:
@@ -213,6 +221,11 @@ def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
     """The mask of the first m of `count` lanes."""
     lanes = ir.Constant(ir.VectorType(m.type, count), list(range(count)))
     return builder.icmp_signed("<", lanes, splat(builder, m, count))
+
+
+def bits_of(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """A mask as an integer."""
+    return builder.bitcast(lanes, ir.IntType(lanes.type.count))
 
 
 def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit, steps: tuple[int, ...] = (STEP,)) -> None:

@@ -24,6 +24,7 @@ from .buffers import (
     WEIGHT,
 )
 from .compile import jit_inline, jit_part
+from .finish import some_marked
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, MEMORY, NEAR, PAST, REDUCED, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
 from .periods import PERIOD_LENGTH, apply_period, period_of
@@ -161,9 +162,11 @@ def _apply_near(
     """`apply_tile` where neighbours in the tile are neighbours in memory."""
     out_of_line()
     first, count, at = tile
-    k = 0
+    k, whole = 0, todo.shape[0] == 0
+    if work.itemsize == 4 and not whole:
+        whole = not some_marked(todo, first, count)
     while k < count:  # neighbours that are for this pass
-        end = k
+        end = count if whole else k
         while end < count and not skipped(todo, first + end, work):
             end += 1
         if end > k:

@@ -13,10 +13,11 @@ import numpy as np
 from .blocks import sum_block
 from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
+from .finish import some_cancel
 from .formulas import cancels
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
-from .rows import add_run, fold_lanes, multiply_run, spread_lanes
+from .rows import add_run, fold_lanes, multiply_run, scale_run, spread_lanes
 from .vectors import copy_run, fill, least, most, on_its_own, out_of_line
 
 
@@ -103,12 +104,12 @@ def _set_pivots(work: Any, mean: Any, count: int) -> None:
 @jit_inline
 def _move_pivots(work: Any, count: int, n: int) -> Any:
     """Pivots that lie too far off moved to the mean of the block they were for. Returns whether there were any."""
-    moved = False
+    if not some_cancel(work, count, n):
+        return False
     for k in range(count):
         if cancels(work[TOTAL, k], work[TOTAL_OF_PRODUCTS, k], n):
             work[SET_PIVOT, k] = np.float64(work[SET_PIVOT, k]) + np.float64(work[TOTAL, k]) / n
-            moved = True
-    return moved
+    return True
 
 
 @jit_part
@@ -158,9 +159,8 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
             fold_lanes(work[TOTAL], count, lanes)
             fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
         if phase == 0:
-            share = 1.0 / (m * lanes)
-            for k in range(count):
-                mean[k] = np.float64(work[TOTAL, k]) * share
+            copy_run(work[TOTAL], 0, count, mean, 0)
+            scale_run(mean, count, 1.0 / (m * lanes))
             phase, m = 1, least(block, last - i)
         elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
