@@ -325,6 +325,22 @@ def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layo
     check(gradients, (dx, products.sum(others), steps.sum(others), size), "float32", terms, x.size // shape[1])
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("shape", [(4, 20, 9, 8), (3, 37, 200, 90)])
+def test_bits_do_not_depend_on_sets_that_wait_for_float64(shape, layout):
+    """Their neighbours, done in float32, are not done again."""
+    x, dy = (LAYOUTS[layout](each) for each in (images(shape=shape), uneven(shape, np.float32)))
+    among = x.copy(order="K")
+    among[:, 3] *= 1e-30
+    among[1, 17] *= 1e30
+    others = [k for k in range(shape[1]) if k not in (3, 17)]
+    weight = uneven(shape[1]).astype(np.float32)
+    plain, beside = (nk.vjp(nk.instance_norm, each, weight, weight, eps=0)[1](dy) for each in (x, among))
+    assert np.array_equal(plain.x[:, others], beside.x[:, others])
+    for name in ("weight", "bias"):
+        assert np.array_equal(getattr(plain, name)[others], getattr(beside, name)[others])
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "crop"])
 @pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 35])
 def test_runs_side_by_side(channels, layout):
