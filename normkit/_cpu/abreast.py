@@ -12,7 +12,8 @@ from . import formulas
 from .affine import write_run
 from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
-from .simd import Elements, Table, bits_of, elements_of, fold, fold_each, halve, primitive, splat
+from .registers import bits_of, fold, fold_each, halve, splat
+from .simd import Elements, Table, elements_of, primitive
 from .strips import LONG, RunSums, mean_of_few
 
 # Layer norm of 682 x 96 on one thread, in ns for a set: 22 to 24 of 4 at a time, 22 to 25 of 8, 25 to 27 of 2, 31 to 33 one by

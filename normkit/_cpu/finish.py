@@ -11,7 +11,8 @@ from numba.core import cgutils
 
 from . import formulas
 from .buffers import CHUNK_ORIGIN, M2, MEAN, MEAN_LOW, TOTAL, TOTAL_OF_PRODUCTS
-from .simd import STEP, Elements, Mask, Table, bits_of, first_lanes, loop, primitive, splat
+from .registers import bits_of, first_lanes, splat
+from .simd import STEP, Elements, Mask, Table, loop, primitive
 
 _DOUBLE = ir.DoubleType()
 

@@ -10,7 +10,8 @@ from numba.core import cgutils
 
 from .compile import jit_inline
 from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
-from .simd import Elements, Integers, loop, primitive, splat
+from .registers import splat
+from .simd import Elements, Integers, loop, primitive
 from .vectors import least
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy

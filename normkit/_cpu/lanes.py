@@ -22,18 +22,8 @@ from numba.core import cgutils
 
 from .._formulas import add_terms
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
-from .simd import (
-    STEP,
-    Elements,
-    Integers,
-    Mask,
-    Table,
-    elements_of,
-    first_lanes,
-    fold,
-    primitive,
-    splat,
-)
+from .registers import first_lanes, fold, splat
+from .simd import STEP, Elements, Integers, Mask, Table, elements_of, primitive
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
 # Columns summed side by side, in registers (a gradient has more numbers per column: not 64), and those that lie apart.

@@ -12,7 +12,8 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import element
-from .simd import STEP, Elements, Mask, Table, first_lanes, primitive
+from .registers import first_lanes
+from .simd import STEP, Elements, Mask, Table, primitive
 
 PERIODS = (64, 48)  # numbers of 5 x 64 elements fill 20 of the 32 registers of AVX-512
 PERIOD_LENGTH = PERIODS[0] + 2 * STEP

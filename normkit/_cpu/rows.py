@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .simd import STEP, Elements, Mask, Table, fold, loop, primitive, splat
+from .registers import fold, splat
+from .simd import STEP, Elements, Mask, Table, loop, primitive
 
 
 @primitive

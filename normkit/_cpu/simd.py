@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import _storage
+from .registers import first_lanes
 
 STEP = 16  # elements per vector operation of the elementwise loops
 CACHE_LINE = 64  # bytes
@@ -179,53 +180,6 @@ def sources_of(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: i
     """The first four arguments of a sum or an elementwise loop: x at its offset, and dy at its own unless it is None."""
     present = [k for k in (0, 2) if not isinstance(sig.args[k], types.NoneType)]
     return [Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in present]
-
-
-def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
-    if count == 1:
-        return value
-    kind = ir.VectorType(value.type, count)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    order = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), order)
-
-
-def halve(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """The two halves of a vector added."""
-    half = lanes.type.count // 2
-    return builder.fadd(*(_storage.part_of(builder, lanes, start, half) for start in (0, half)))
-
-
-def fold(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """The lanes of a vector added in halves: the same tree as in `blocks.sum_block`."""
-    while lanes.type.count > 1:
-        lanes = halve(builder, lanes)
-    return builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
-
-
-def fold_each(builder: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
-    """`fold` of each of some vectors, 2^k: as long as there are two, they take the place of one. A lane for every vector."""
-    half = rows[0].type.count
-    while half > 1:
-        half //= 2
-        pairs = list(zip(rows[::2], rows[1::2] or rows, strict=True))  # of one, the second is not read
-        lanes = rows[0].type.count * min(len(rows), 2)
-        first = [start + k for start in range(0, lanes, 2 * half) for k in range(half)]
-        order = ir.VectorType(ir.IntType(32), len(first))
-        picks = [ir.Constant(order, [k + shift for k in first]) for shift in (0, half)]
-        rows = [builder.fadd(*(builder.shuffle_vector(*pair, pick) for pick in picks)) for pair in pairs]
-    return rows[0]
-
-
-def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
-    """The mask of the first m of `count` lanes."""
-    lanes = ir.Constant(ir.VectorType(m.type, count), list(range(count)))
-    return builder.icmp_signed("<", lanes, splat(builder, m, count))
-
-
-def bits_of(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
-    """A mask as an integer."""
-    return builder.bitcast(lanes, ir.IntType(lanes.type.count))
 
 
 def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit, steps: tuple[int, ...] = (STEP,)) -> None:

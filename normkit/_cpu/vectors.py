@@ -10,7 +10,8 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
-from .simd import CACHE_LINE, Elements, Mask, loop, primitive, splat
+from .registers import splat
+from .simd import CACHE_LINE, Elements, Mask, loop, primitive
 
 _BYTES = ir.IntType(8).as_pointer()
 
