@@ -2,7 +2,7 @@
 
 They work on scalars and on vectors alike. The numbers of an element are high, low, rstd (the centre has two parts, DESIGN
 section 5), then weight and bias, or weight, shift, slope and gain. No fast-math flag is set anywhere; where one rounding may do
-for two is said by `fused`.
+for two, `fused` says so.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def x_hat(builder: ir.IRBuilder, x: ir.Value, high: ir.Value, low: ir.Value, rst
 def fused(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
     """A * b + c, rounded once where the processor can.
 
-    So the units that add have less to do than those that multiply. On two threads, fastest of many calls: group norm of
-    channels-last (32, 512, 7, 7) 0.109 ms so, 0.117 apart; layer norm over the channels of NCHW (16, 96, 56, 56) 1.17 and 1.34
-    (Zen 4, 2026-11).
+    Most of the work was that of the units that add; this is done by those that multiply. On two threads, fastest of many calls:
+    group norm of channels-last (32, 512, 7, 7) 0.109 ms so, 0.117 apart; layer norm over the channels of NCHW (16, 96, 56, 56)
+    1.17 and 1.34 (Zen 4, 2026-11).
     """
     kind = a.type
     number, lanes = (kind.element, f"v{kind.count}") if isinstance(kind, ir.VectorType) else (kind, "")

@@ -131,8 +131,8 @@ def finish_tile(
     """Mean in two parts and scale of m sets of n elements, in place of mean (relative to CHUNK_ORIGIN) and M2.
 
     The moments, if wanted, go to those of sets [first, first + m). Returns how many of them wait for float64, and marks them.
-    Layer norm over the channels of NCHW (16, 96, 56, 56) on one thread takes 1.9 ms so, 2.1 set by set (Zen 4,
-    2026-11).
+    Layer norm over the channels of NCHW (16, 96, 56, 56) on one thread takes 1.9 ms so, 2.1 set by
+    set (Zen 4, 2026-11).
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

@@ -15,7 +15,7 @@ from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
-from .rows import add_run, scale_run
+from .rows import add_run, multiply_run
 from .standardize import apply_tile, load_sets, skipped
 from .sums import chunk_products
 from .vectors import copy_run, fence, fill, out_of_line, release, scratch
@@ -75,8 +75,8 @@ def backward(
                 for row in range(2):
                     add_run(part[row], 0, own[SET_SHIFT + row], 0, count)
             _keep(own[SET_SHIFT:], sums, first, count, todo, work)
-            scale_run(own[SET_SHIFT], count, shares[0])
-            scale_run(own[SET_SLOPE], count, shares[1])
+            multiply_run(own[SET_SHIFT], shares[0], count)
+            multiply_run(own[SET_SLOPE], shares[1], count)
             apply_tile(x, dy, dx, w, None, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(part)

@@ -8,6 +8,7 @@ from .. import _storage
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
+    """The same number in `count` lanes."""
     if count == 1:
         return value
     kind = ir.VectorType(value.type, count)

@@ -50,35 +50,21 @@ def subtract_high(typingctx: Any, mean: Any, low: Any, o: Any, high: Any, m: Any
 
 @primitive
 def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
-    """a[j] *= by[j] for j in [0, m)."""
+    """a[j] *= by[j] for j in [0, m); or `by`, where that is a number."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.args[0].dtype)
-        values, factors = (Elements(context, builder, sig.args[k], args[k], wide) for k in range(2))
+        values = Elements(context, builder, sig.args[0], args[0], wide)
+        factors = Elements(context, builder, sig.args[1], args[1], wide) if isinstance(sig.args[1], types.Array) else None
 
         def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            values.store(j, builder.fmul(values.load(j, count, mask), factors.load(j, count, mask)), mask=mask)
+            factor = splat(builder, args[1], count) if factors is None else factors.load(j, count, mask)
+            values.store(j, builder.fmul(values.load(j, count, mask), factor), mask=mask)
 
         loop(builder, args[2], emit)
         return context.get_dummy_value()
 
-    return types.void(a, by, types.intp), codegen
-
-
-@primitive
-def scale_run(typingctx: Any, a: Any, m: Any, by: Any) -> Any:
-    """a[j] *= by for j in [0, m)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        values = Elements(context, builder, sig.args[0], args[0], args[2].type)
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            values.store(j, builder.fmul(values.load(j, count, mask), splat(builder, args[2], count)), mask=mask)
-
-        loop(builder, args[1], emit)
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, a.dtype), codegen
+    return types.void(a, by if isinstance(by, types.Array) else a.dtype, types.intp), codegen
 
 
 @primitive

@@ -17,7 +17,7 @@ from .finish import some_cancel
 from .formulas import cancels
 from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
 from .indexing import entry, gather, innermost
-from .rows import add_run, fold_lanes, multiply_run, scale_run, spread_lanes
+from .rows import add_run, fold_lanes, multiply_run, spread_lanes
 from .vectors import copy_run, fill, least, most, on_its_own, out_of_line
 
 
@@ -160,7 +160,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
             fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
         if phase == 0:
             copy_run(work[TOTAL], 0, count, mean, 0)
-            scale_run(mean, count, 1.0 / (m * lanes))
+            multiply_run(mean, 1.0 / (m * lanes), count)
             phase, m = 1, least(block, last - i)
         elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
