@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _engine, _interop
+from . import _engine, _gradients, _interop
 from ._dtypes import Array
-from ._engine import Fit, Options
+from ._engine import Options
+from ._gradients import Fit
 from ._interop import Incoming
 from ._layout import Split
 from ._moments import Moments
@@ -65,7 +66,7 @@ class Problem:
     def fit(self, used: Array) -> Fit:
         """What the gradient needs, where the norm used these statistics."""
         weight = None if self.weight is None else self.weight.array
-        return _engine.fit(self.x.array, weight, self.split, self.options, used, self.tail.moments is not None)
+        return _gradients.fit(self.x.array, weight, self.split, self.options, used, self.tail.moments is not None)
 
     def result(self) -> Array:
         """Where the result goes."""
@@ -81,12 +82,12 @@ class Problem:
         """Normalize x into y; the statistics that were used, if wanted."""
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
 
-    def prepared(self) -> Any:
-        """The kernel call for problems of this form; None where statistics are given."""
+    def prepared(self, wanted: bool) -> Any:
+        """The kernel call for problems of this form, which returns their moments if wanted; None where those are given."""
         if self.tail.moments is not None:
             return None
         op = self._operands(self.result())
-        return _engine.prepared(op, self.options, self.tail.return_moments)
+        return _engine.prepared(op, self.options, wanted)
 
     def parameters(self) -> dict[str, Incoming]:
         """The affine arguments that are there."""
@@ -147,7 +148,7 @@ class StyleProblem(Problem):
         """(value of the norm, y, the fits of content and style); the content's weight is alpha times the deviation."""
         target = self.target()
         value, y, content = self.affine(target).fitted()
-        source = _engine.fit(self.style.x.array, None, self.style.split, Options(0.0), target, constant=False)
+        source = _gradients.fit(self.style.x.array, None, self.style.split, Options(0.0), target, constant=False)
         deviation = self.style.alpha * _engine.moments_of(target, self.style.split).std()
         weight = _interop.ingest(deviation, "weight").array.reshape(self.style.lie)
         return value, y, replace(content, weight=weight, constant=self.tail.moments is not None), source

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from typing import Any, ParamSpec
 
 import numpy as np
@@ -21,28 +21,39 @@ P = ParamSpec("P")
 _ARRAY, _C_CONTIGUOUS = np.ndarray, 1
 _PLAIN = frozenset((type(None), int, str, float, bool))
 _FORMS = 4096  # remembered at most
-_ready: dict[Any, Callable[[list[Any], dict[str, Any]], Any]] = {}
+Finish = Callable[[Any, Any, Any, Any], Any]  # the answer, from the result, x, weight and the kernel's moments of x
+_ready: dict[Any, Any] = {}
 _definitions: dict[Any, Callable[..., Problem]] = {}
 
 
 def norm(define: Callable[P, Problem]) -> Callable[P, Any]:
     """The norm that solves what `define` describes."""
+    solve: Callable[P, Any] = functools.wraps(define)(recalled(define, methodcaller("solve"), _finish_for))
+    _definitions[solve] = define
+    return solve
+
+
+def recalled(
+    define: Callable[..., Problem], answer: Callable[[Problem], Any], finish_for: Callable[[Problem], Finish | None]
+) -> Callable[..., Any]:
+    """The function that answers what `define` describes, by `answer`, or by the short way if its form was met before.
+
+    There the kernel runs, and what `finish_for` gave for problems of this form does the rest: None where the result is all.
+    """
     names = tuple(inspect.signature(define).parameters)
 
-    @functools.wraps(define)
-    def solve(*args: P.args, **kwargs: P.kwargs) -> Any:
-        form, values = _form(define, args, kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        form, values = form_of(call, args, kwargs)
         ready = _ready.get(form)
         if ready is not None:
             return ready(values, kwargs)
         problem = define(*args, **kwargs)
-        value = problem.solve()
-        if form is not None:
-            _remember(form, problem, (*names[: len(args)], *map(str, kwargs)), values)
+        value = answer(problem)
+        if form is not None and type(problem) is Problem:
+            _remember(form, problem, (*names[: len(args)], *map(str, kwargs)), values, finish_for)
         return value
 
-    _definitions[solve] = define
-    return solve
+    return call
 
 
 def definition(of: Any) -> Callable[..., Problem]:
@@ -55,15 +66,15 @@ def definition(of: Any) -> Callable[..., Problem]:
         raise TypeError(f"norm must be a norm of normkit ({names}), not {name}") from None
 
 
-def _form(define: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The form of a call, hashable, and its arguments, tensors as NumPy sees them; then None, for those not given.
+def form_of(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The form of a call of `what`, hashable, and its arguments, tensors as NumPy sees them; then None, for those not given.
 
     The form is None where there is something else than arrays of NumPy, tensors that NumPy can see and plain values. What is
     no array starts with its type; of an array with C_CONTIGUOUS among its flags the strides follow from the shape.
     """
     if kwargs:
         args = (*args, *kwargs.values())
-    form, values = [define, *kwargs], [*args, None]
+    form, values = [what, *kwargs], [*args, None]
     for k, value in enumerate(args):
         kind = type(value)
         if kind is not _ARRAY:
@@ -84,24 +95,43 @@ def _form(define: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     return tuple(form), values
 
 
-def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[Any]) -> None:
+def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[Any], finish_for: Any) -> None:
     """Keep what a call of this form needs, if the kernels read its arrays as they are."""
     places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out")]
-    x, weight, bias, _ = (values[at] for at in places)
-    plain = all(each is None or (isinstance(each, np.ndarray) and each.flags.c_contiguous) for each in (weight, bias))
-    if type(problem) is not Problem or not plain or not _interop.same_memory(problem.x.array, x) or not x.size:
-        return
-    run = problem.prepared()
-    if run is not None:
-        if len(_ready) >= _FORMS:
-            _ready.clear()
-        _ready[form] = _ready_for(problem, places, run)
+    if read_as_given(problem, *(values[at] for at in places[:3])):
+        finish = finish_for(problem)
+        run = problem.prepared(finish is not None)
+        if run is not None:
+            remember(form, _ready_for(problem, places, run, finish))
 
 
-def _ready_for(problem: Problem, places: list[int], run: Any) -> Any:
-    """A norm for arguments of one form."""
-    pick, emit, split = itemgetter(*places), problem.x.emit, problem.split
-    like, wanted = problem.x.array, problem.tail.return_moments
+def read_as_given(problem: Problem, x: Any, *affine: Any) -> bool:
+    """Whether kernels read the arrays of a call where they are, and have something to read."""
+    plain = all(each is None or (isinstance(each, np.ndarray) and each.flags.c_contiguous) for each in affine)
+    return plain and _interop.same_memory(x, problem.x.array) and x.size > 0
+
+
+def known(form: Any) -> Any:
+    """What was kept for a form among those of all norms."""
+    return _ready.get(form)
+
+
+def remember(form: Any, value: Any) -> None:
+    """Keep something for a form among those of all norms."""
+    keep(_ready, form, value)
+
+
+def keep(forms: dict[Any, Any], form: Any, value: Any) -> None:
+    """Keep something for a form, among so many."""
+    if len(forms) >= _FORMS:
+        forms.clear()
+    forms[form] = value
+
+
+def _ready_for(problem: Problem, places: list[int], run: Any, finish: Finish | None) -> Any:
+    """The answer for arguments of one form."""
+    pick, emit = itemgetter(*places), problem.x.emit
+    like = problem.x.array
     dtype = _interop.result_dtype(problem.tail.dtype, like)
     fresh = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous else None
 
@@ -116,6 +146,14 @@ def _ready_for(problem: Problem, places: list[int], run: Any) -> Any:
                 if given is not None and np.may_share_memory(y, given):
                     _interop.refuse_overlap(y, {name: given})
         own = run(x, y, weight, bias)
-        return (result, _engine.moments_from(own, x, split)) if wanted else result
+        return result if finish is None else finish(result, x, weight, own)
 
     return ready
+
+
+def _finish_for(problem: Problem) -> Finish | None:
+    """What returns the moments too, where they are wanted."""
+    if not problem.tail.return_moments:
+        return None
+    split = problem.split
+    return lambda result, x, _, own: (result, _engine.moments_from(own, x, split))

@@ -16,9 +16,10 @@ from jax import numpy as jnp
 from . import functional
 from ._moments import Moments
 from ._problem import Problem
+from ._pullbacks import Pullback, PullForm
 from ._recall import definition
 from .sets import NormSet, Sets, moments_shape
-from .transforms import pullback_of, vjp
+from .transforms import vjp
 
 __all__ = [
     "adaptive_instance_norm",
@@ -94,7 +95,7 @@ def _backward(spec: Spec, kept: Any, dy: Any) -> Any:
     def compute(dy: Any, x: Any, weight: Any, bias: Any, bits: Any) -> Any:
         problem = _problem(spec, x, weight, bias)
         statistics = np.ascontiguousarray(bits).view(np.float64)[..., 0]
-        return tuple(pullback_of(problem, problem.fit(statistics), x.dtype)(dy))
+        return tuple(Pullback(problem.fit(statistics), PullForm(problem, x.dtype))(dy))
 
     shapes = tuple(None if array is None else _shape_of(array) for array in (x, weight, bias))
     return _call_back(compute, shapes, dy, x, weight, bias, used)

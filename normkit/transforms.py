@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from functools import lru_cache
+from typing import Any
 
 from . import _engine, _interop
-from ._dtypes import Array, DType, accumulator, name_of
-from ._engine import Fit
+from ._dtypes import Array, DType
+from ._gradients import set_products, tangent
 from ._interop import Incoming
 from ._problem import Problem, StyleProblem
-from ._recall import definition
+from ._pullbacks import Gradients as Gradients
+from ._pullbacks import Pullback, PullForm, StylePullback, argument_of, working_dtype
+from ._pullbacks import StyleGradients as StyleGradients
+from ._recall import Finish, definition, recalled
 from .functional import adaptive_instance_norm
-
-
-class Gradients(NamedTuple):
-    """What a pullback returns: the gradient of every array argument, None where there was none.
-
-    Parameters
-    ----------
-    x, weight, bias : array or None
-        Each of the shape and dtype of its argument.
-
-    Examples
-    --------
-    >>> import numpy as np, normkit as nk
-    >>> nk.vjp(nk.layer_norm, np.array([1.0, 2.0]))[1](np.array([0.5, 0.5]))
-    Gradients(x=array([0., 0.]), weight=None, bias=None)
-    """
-
-    x: Any
-    weight: Any
-    bias: Any
-
-
-class StyleGradients(NamedTuple):
-    """What the pullback of `adaptive_instance_norm` returns.
-
-    Parameters
-    ----------
-    content, style : array
-        Each of the shape and dtype of its argument.
-
-    Examples
-    --------
-    >>> import numpy as np, normkit as nk
-    >>> content, style = np.array([[[1.0, 2.0]]]), np.array([[[5.0, 7.0]]])
-    >>> nk.vjp(nk.adaptive_instance_norm, content, style)[1](np.ones((1, 1, 2))).style
-    array([[[1., 1.]]])
-    """
-
-    content: Any
-    style: Any
 
 
 def vjp(norm: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -109,87 +71,39 @@ def vjp(norm: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> tuple[An
     >>> bool(abs(gradients.x.sum((2, 3))).max() < 1e-12)  # a norm ignores an offset
     True
     """
-    problem = definition(norm)(x, *args, **kwargs)
+    define = definition(norm)
+    if kwargs.get("out") is None:
+        pair: tuple[Any, Callable[[Any], Any]] = _recalled(define)(x, *args, **kwargs)
+        return pair
+    return _solved(define(x, *args, **kwargs))
+
+
+@lru_cache(maxsize=64)
+def _recalled(define: Callable[..., Problem]) -> Callable[..., Any]:
+    """`vjp` of one norm."""
+    return recalled(define, _solved, _finish_for)
+
+
+def _solved(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
+    """The value of a norm, and its pullback."""
     if isinstance(problem, StyleProblem):
         value, y, content, source = problem.fitted_both()
-        likes = (_argument(problem.x, y.dtype), _argument(problem.style.x, y.dtype))
-        return value, _StylePullback((content, source), likes, problem.style.lie, problem.style.alpha)
+        likes = (argument_of(problem.x, y.dtype), argument_of(problem.style.x, y.dtype))
+        return value, StylePullback((content, source), likes, problem.style.lie, problem.style.alpha)
     value, y, fit = problem.fitted()
-    return value, pullback_of(problem, fit, y.dtype)
+    return value, Pullback(fit, PullForm(problem, y.dtype))
 
 
-def pullback_of(problem: Problem, fit: Fit, y: DType) -> _Pullback:
-    """What pulls gradients back through a problem that was solved with this fit, to a result of dtype y."""
-    arguments = {name: _argument(given, y) for name, given in problem.parameters().items()}
-    return _Pullback(fit, _argument(problem.x, y), arguments)
+def _finish_for(problem: Problem) -> Finish:
+    """What makes both from the result and moments of a problem of this form."""
+    x, split, wanted = problem.x.array, problem.split, problem.tail.return_moments
+    form, order = PullForm(problem, _interop.result_dtype(problem.tail.dtype, x)), _engine.order_of(x, split)
 
+    def finish(result: Any, x: Any, weight: Any, rows: Any) -> tuple[Any, Pullback]:
+        own = order.arrays(rows)
+        return ((result, _engine.moments_of(own, split)) if wanted else result), form.pullback(x, weight, own)
 
-class _Argument(NamedTuple):
-    """How the gradient of an argument looks."""
-
-    lies: tuple[int, ...]  # its shape along the axes of x
-    shape: tuple[int, ...]
-    dtype: DType
-    emit: Callable[[Array], Any]
-    aligned: bool
-
-
-def _argument(given: Incoming, y: DType) -> _Argument:
-    dtype = _interop.gradient_dtype(given.array.dtype, y)
-    return _Argument(given.array.shape, given.shape, dtype, given.emit, given.aligned)
-
-
-class _Pullback:
-    """dy -> Gradients. Holds x, weight, mean and rstd, in the fit."""
-
-    def __init__(self, fit: Fit, x: _Argument, parameters: dict[str, _Argument]) -> None:
-        self._fit, self._x, self._parameters = fit, x, parameters
-        # sums for both parameters at once: over the finer of their shapes, added up for the other
-        lies = [each.lies for each in parameters.values()]
-        self._lie = np.broadcast_shapes((1,) * fit.x.ndim, *lies) if lies else None
-
-    def __call__(self, dy: Any) -> Gradients:
-        """Pull dy back."""
-        x, parameters = self._fit.x, self._parameters
-        array = _interop.gradient(dy, "dy", x.shape, "y", x)
-        dx = _interop.new_like(x, self._x.dtype, self._x.aligned)
-        sums = _engine.backward(self._fit, array, dx, self._lie)
-        found: dict[str, Any] = {"weight": None, "bias": None}
-        if sums is not None:
-            for name, argument in parameters.items():
-                library, total = _interop.library_of(x), _engine.sum_to(sums[0 if name == "bias" else 1], argument.lies)
-                found[name] = argument.emit(library.cast(library.reshape(total, argument.shape), argument.dtype))
-        return Gradients(self._x.emit(dx), **found)
-
-
-class _StylePullback:
-    """dy -> StyleGradients, of alpha * (std * x_hat + mean) + (1 - alpha) * content."""
-
-    def __init__(
-        self, fits: tuple[Fit, Fit], arguments: tuple[_Argument, _Argument], lie: tuple[int, ...], alpha: float
-    ) -> None:
-        self._content, self._style = fits
-        self._arguments, self._lie, self._alpha = arguments, lie, alpha
-
-    def __call__(self, dy: Any) -> StyleGradients:
-        """Pull dy back."""
-        x, style, alpha = self._content.x, self._style.x, self._alpha
-        content_like, style_like = self._arguments
-        array = _interop.gradient(dy, "dy", x.shape, "y", x)
-        kind = content_like.dtype if alpha == 1.0 else _working(x, content_like.dtype)
-        dx = _interop.new_like(x, kind, content_like.aligned)
-        sums = _engine.backward(self._content, array, dx, self._lie)
-        assert sums is not None
-        library, native, total = _interop.library_of(x), _interop.native, _interop.native(dx)
-        if alpha != 1.0:
-            total += (1.0 - alpha) * library.cast(native(array), dx.dtype)
-            total = library.cast(total, content_like.dtype)
-        share = alpha / max(1, _engine.set_size(self._style.split))
-        shape = tuple(self._style.sets.shape[1:])
-        dmean, dstd = (library.view(share * library.reshape(row, shape)) for row in sums)
-        dstyle = _interop.new_like(style, style_like.dtype, style_like.aligned)
-        _engine.standardize(self._style, dstd, dmean, dstyle)
-        return StyleGradients(content_like.emit(total), style_like.emit(dstyle))
+    return finish
 
 
 def jvp(
@@ -260,8 +174,8 @@ def jvp(
     value, y, fit = problem.fitted()
     laid = {"x": problem.x, "weight": problem.weight, "bias": problem.bias}
     along = {name: _tangent(steps[name], laid[name], name, problem.x) for name in names}
-    dy = _interop.new_like(y, _working(fit.x, y.dtype), problem.x.aligned)
-    _engine.tangent(fit, along["x"], along["weight"], along["bias"], dy)
+    dy = _interop.new_like(y, working_dtype(fit.x, y.dtype), problem.x.aligned)
+    tangent(fit, along["x"], along["weight"], along["bias"], dy)
     return value, _emitted(problem.x, dy, y.dtype)
 
 
@@ -273,10 +187,10 @@ def _style_jvp(problem: StyleProblem, steps: dict[str, Any]) -> tuple[Any, Any]:
     dmean = dstd = None
     if style_along is not None:
         library = _interop.library_of(style.x)
-        products = _engine.set_products(style, style_along)
+        products = set_products(style, style_along)
         dmean, dstd = (library.view(alpha * library.reshape(row, source.lie)) for row in products)
-    dy = _interop.new_like(y, _working(content.x, y.dtype), problem.x.aligned)
-    _engine.tangent(content, along, dstd, dmean, dy)
+    dy = _interop.new_like(y, working_dtype(content.x, y.dtype), problem.x.aligned)
+    tangent(content, along, dstd, dmean, dy)
     if along is not None and alpha != 1.0:
         total = _interop.native(dy)
         total += (1.0 - alpha) * _interop.library_of(along).cast(_interop.native(along), dy.dtype)
@@ -300,8 +214,3 @@ def _tangent(step: Any, primal: Incoming | None, name: str, x: Incoming) -> Arra
     if primal is None:
         raise ValueError(f"tangents has one for {name}, but primals has no {name}; pass None there, or the primal")
     return _interop.gradient(step, f"tangent of {name}", primal.shape, name, x.array).reshape(primal.array.shape)
-
-
-def _working(x: Array, y: DType) -> DType:
-    """The accumulator's dtype, for results that are put together from parts."""
-    return np.dtype(accumulator(name_of(x.dtype), name_of(y)))

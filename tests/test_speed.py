@@ -1,6 +1,5 @@
 """What speed rests on, without a clock: packed loops, few compilations, no temporaries, the short way for small calls."""
 
-import functools
 import platform
 import sys
 import tracemalloc
@@ -11,7 +10,6 @@ import pytest
 from llvmlite.binding import get_host_cpu_features
 
 import normkit as nk
-from normkit import _recall
 from normkit._cpu import runs, threads
 from normkit._cpu.plan import plan_of
 from normkit._cpu.vectors import release, scratch
@@ -136,97 +134,10 @@ print(sorted(new - sys.stdlib_module_names))
     assert run_python("-c", code).strip() == "['normkit']"
 
 
-ALIKE = {
-    "instance": lambda x, **k: nk.instance_norm(x, **k),
-    "weights": lambda x, **k: nk.instance_norm(x, np.arange(8.0), np.ones(8, np.float32), **k),
-    "group by name": lambda x, **k: nk.group_norm(x, num_groups=4, bias=np.arange(8), **k),
-    "pattern": lambda x, **k: nk.normalize(x, "n (g [c]) [...]", g=2, **k),
-    "result of another dtype": lambda x, **k: nk.batch_norm(x, dtype=np.float64) if not k else nk.batch_norm(x, **k),
-}
-
-
 @pytest.mark.parametrize(("elements", "fused"), [(1 << 15, True), (1 << 16, False)])
 def test_few_long_sets_are_split_only_where_two_threads_have_work(elements, fused):
     x, none = np.ones((3, elements), np.float32), np.ones(())
     assert plan_of(Operands(x, x, None, None, nk.NormSet(1).split(x.shape), True), none, none).fused == fused
-
-
-@pytest.mark.parametrize("elements", [1 << 13, 1 << 16], ids=["one kernel", "two"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch):
-    """Whether statistics and result come from one kernel or from two; a set that waits for float64 and a constant are there."""
-    x, other = (np.random.default_rng(seed).standard_normal((3, elements)).astype(dtype) + 7 for seed in (1, 2))
-    other[0], other[1], other[2, 5] = 5, np.float32(1e-16) * other[1], np.nan
-    weight = np.arange(1.0, 4.0)[:, None]
-    norm = functools.partial(nk.normalize, sets=1, weight=weight, eps=0, return_moments=True)
-    monkeypatch.setattr(_recall, "_ready", {})
-    with monkeypatch.context() as serial:
-        serial.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
-        y, m = norm(other)
-    monkeypatch.setattr(_recall, "_ready", {})
-    norm(x)
-    (form,) = _recall._ready
-    used = []
-    ready = _recall._ready[form]
-    _recall._ready[form] = lambda *arguments: (used.append(form), ready(*arguments))[1]
-    z, k = norm(other)
-    assert used and np.array_equal(y, z, equal_nan=True) and np.all(z[0] == 0) and abs(z[1]).max() > 1
-    assert np.array_equal(m.mean, k.mean, equal_nan=True) and np.array_equal(m.var, k.var, equal_nan=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("call", ALIKE)
-def test_the_short_way_gives_the_same(call, layout, monkeypatch):
-    """A second call of the same form does not pass the checks again; other values, the same bits as by the long way."""
-    first, second = (LAYOUTS[layout](images(seed=seed)) for seed in (1, 2))
-    norm = ALIKE[call]
-    monkeypatch.setattr(_recall, "_ready", {})
-    long = [norm(x) for x in (second,)]
-    monkeypatch.setattr(_recall, "_ready", {})
-    norm(first)
-    short = norm(second)
-    assert np.array_equal(short, long[0]) and short.dtype == long[0].dtype and short.strides == long[0].strides
-    out = np.empty_like(second)
-    assert norm(second, out=out) is out and norm(second, out=out) is out
-    y, m = norm(second, return_moments=True)
-    again, n = norm(second, return_moments=True)
-    assert np.array_equal(y, again) and np.array_equal(m.var, n.var) and np.array_equal(m.mean, n.mean)
-
-
-def test_the_short_way_is_taken_and_only_where_it_may(monkeypatch):
-    monkeypatch.setattr(_recall, "_ready", {})
-    x = np.random.default_rng(0).random((2, 3, 4), np.float32)
-    for _ in range(2):
-        nk.instance_norm(x)
-    assert len(_recall._ready) == 1
-    nk.normalize(x, 2, moments=nk.moments(x, 2))
-    nk.normalize(x.tolist(), 2)
-    nk.instance_norm(x.view(np.recarray))
-    nk.adaptive_instance_norm(x, x)
-    assert len(_recall._ready) == 1
-
-
-def test_the_short_way_checks_what_depends_on_values():
-    memory = np.random.default_rng(0).random((2, 40), np.float32)
-    x, apart, beside = memory[:, :10], memory[:, 20:30], memory[:, 5:15]
-    for _ in range(2):
-        assert nk.normalize(x, 1, out=apart) is apart
-    kept = memory.copy()
-    with pytest.raises(ValueError, match="out overlaps x"):
-        nk.normalize(x, 1, out=beside)
-    apart.flags.writeable = False
-    with pytest.raises(ValueError, match="out is read-only"):
-        nk.normalize(x, 1, out=apart)
-    assert np.array_equal(memory, kept)
-
-
-@pytest.mark.parametrize(("first", "second"), [(2, 2.0), (1, True)])
-def test_equal_is_not_the_same_argument(first, second):
-    """2 and 2.0 are equal, and hash alike; a number of groups must be an int."""
-    x = np.random.default_rng(0).random((2, 4, 6), np.float32)
-    nk.group_norm(x, first)
-    with pytest.raises(TypeError):
-        nk.group_norm(x, second)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])

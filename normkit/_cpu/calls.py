@@ -1,4 +1,4 @@
-"""The four operations of the backend: forward, moments, apply and backward, with the sums over a parameter's sets."""
+"""The operations of the backend but gradients: forward, moments and apply."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from .._dtypes import Array
 from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
-from . import gradients, kernels, run_gradients, runs, threads
+from . import kernels, runs, threads
 from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
 
 _NO_MOMENTS = np.empty((3, 0))
-_NO_SETS = np.empty((6, 0))
-_NONE = np.ones(())  # stands for an affine that a kernel does not read
+NONE = np.ones(())  # stands for an affine that a kernel does not read
 Run = Callable[[Array, Array, Any, Any], Any]
 
 
@@ -29,7 +28,7 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
     lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
     weight, bias = lay_weight(op.weight), lay_bias(op.bias)
     plan = plan_of(op, weight, bias)
-    takes = (flat_for(op.x), flat_for(op.y), _taking(lay_weight, op.weight, weight), _taking(lay_bias, op.bias, bias))
+    takes = (flat_for(op.x), flat_for(op.y), taking(lay_weight, op.weight, weight), taking(lay_bias, op.bias, bias))
     divisor = plan.set_size - correction
     if plan.fused:
         return _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
@@ -68,7 +67,7 @@ def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps
     return run
 
 
-def _taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
+def taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
     """What gives the memory of weights or biases of this form to a kernel."""
     flatten = flat_for(like)
     if given is None:
@@ -94,9 +93,9 @@ class _Statistics:
     __slots__ = ("launch", "plan", "tasks", "wide")
 
     def __init__(self, like: Array, split: Split, center: bool, wide: bool) -> None:
-        self.plan, self.wide = plan_of(Operands(like, like, None, None, split, center), _NONE, _NONE), wide
+        self.plan, self.wide = plan_of(Operands(like, like, None, None, split, center), NONE, NONE), wide
         self.tasks = self.plan.groups * self.plan.chunks
-        self.launch = _launchers(runs.partial_moments if self.plan.in_runs else kernels.partial_moments, self.plan)
+        self.launch = launchers(runs.partial_moments if self.plan.in_runs else kernels.partial_moments, self.plan)
 
     def of(self, x: Array) -> tuple[Array, Array]:
         """Moments from the memory of x, and which sets needed float64."""
@@ -110,12 +109,12 @@ class _Statistics:
         return result, narrow_then_wide(self.wide, plan.n_sets, run)
 
 
-def _launchers(kernel: Any, plan: Plan) -> dict[int, threads.Launcher]:
+def launchers(kernel: Any, plan: Plan) -> dict[int, threads.Launcher]:
     """What launches a kernel, by the bytes of its accumulator."""
     return {real.itemsize: threads.Launcher(kernel, plan.elements) for real in REAL.values()}
 
 
-def _marked(sets: Array, kind: Array, todo: Array) -> Any:
+def mark_sets(sets: Array, kind: Array, todo: Array) -> Any:
     """How many sets wait for float64, marked in a pass of float32."""
     return kernels.mark_wild(sets, todo) if kind.itemsize == 4 else 0
 
@@ -132,14 +131,14 @@ class _Apply:
 
     def __init__(self, plan: Plan, wide: bool) -> None:
         self.plan, self.wide = plan, wide
-        self.launch = _launchers(runs.apply if plan.in_runs else kernels.apply, plan)
+        self.launch = launchers(runs.apply if plan.in_runs else kernels.apply, plan)
 
     def __call__(self, arrays: tuple[Any, ...], sets: Array, marked: Array | None) -> None:
         """arrays: the memory of x, dy or None, y, weight, and bias or None. For `marked`, see `apply`."""
         plan = self.plan
 
         def run(kind: Array, todo: Array) -> Any:
-            marked = _marked(sets, kind, todo)
+            marked = mark_sets(sets, kind, todo)
             tasks = plan.groups * plan.apply_chunks
             self.launch[kind.itemsize](*arrays, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
             return marked
@@ -155,76 +154,3 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
     weight, bias = affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
     dy, last = (None, flat(bias)) if op.dy is None else (flat(op.dy), None)
     _Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)
-
-
-def backward(op: Operands, sets: Array, shares: tuple[float, float], collect: bool) -> tuple[Array, Array | None]:
-    """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
-
-    sets: the centre and scale of every set, 3 rows, and its gain in a fourth one where that is not the scale. Shift and slope
-    are the sums times `shares`. With `collect`, the sums of dy and of dy * x_hat for each element of op.weight come too,
-    2 x elements, where they cost no pass of their own.
-    """
-    assert op.dy is not None
-    weight = affine(op.weight, None, 1.0, op.wide)
-    plan = plan_of(op, weight, _NONE)
-    collect &= plan.collects and weight.flags.c_contiguous
-    if not plan.fused:
-        sums, collected = _sums_over(op, (weight,), sets, op.wide, collect)
-        apply(op, np.concatenate([sets[:3], sums * np.reshape(shares, (2, 1)), sets[-1:]]))
-        return sums, collected
-    sums = np.empty((2, plan.n_sets))
-    arrays = (flat(op.x), flat(op.dy), flat(op.y), flat(weight), sets, sums)
-    totals = np.zeros((plan.groups, 2, 0))
-
-    def run(kind: Array, todo: Array) -> Any:
-        nonlocal totals
-        marked = _marked(sets, kind, todo)
-        if collect and not _some_wait(marked, kind, todo):
-            totals = np.zeros((plan.groups, 2, weight.size))
-        arguments = (*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, plan.groups)
-        in_runs = run_gradients.backward_short if plan.short else run_gradients.backward
-        threads.Launcher(in_runs if plan.in_runs else gradients.backward, plan.elements)(*arguments)
-        return marked
-
-    narrow_then_wide(op.wide, plan.n_sets, run)
-    return sums, totals.sum(0) if totals.size else None
-
-
-def _some_wait(marked: int, kind: Array, todo: Array) -> bool:
-    """Whether this pass is not over all sets: sums over all of them are taken in one pass, or not here."""
-    return marked > 0 or (todo.size > 0 and kind.itemsize == 8)
-
-
-def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:
-    """The sums of dy * weight and of that times x_hat over the sets of op.split, 2 x sets.
-
-    moving = (weight,) with `sets`, the numbers of these sets; or moving = (high, low, rstd), which change along a set, as
-    over the sets of a parameter.
-    """
-    return _sums_over(op, moving, sets, wide, collect=False)[0]
-
-
-def _sums_over(
-    op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool, collect: bool
-) -> tuple[Array, Array | None]:
-    """The same, and with `collect` those of `backward`."""
-    assert op.dy is not None
-    plan = plan_of(op, moving[0], _NONE)
-    sums, partials = np.empty((2, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
-    arrays = (flat(op.x), flat(op.dy), tuple(map(flat, moving)))
-    tasks = plan.groups * plan.chunks
-    totals = np.zeros((tasks, 2, 0))
-
-    def run(kind: Array, todo: Array) -> Any:
-        nonlocal totals
-        marked = 0 if sets is None else _marked(sets, kind, todo)
-        if collect and not _some_wait(marked, kind, todo):
-            totals = np.zeros((tasks, 2, moving[0].size))
-        arguments = (*arrays, _NO_SETS if sets is None else sets, partials, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
-        serial = run_gradients.partial_products if plan.in_runs else gradients.partial_products
-        threads.Launcher(serial, plan.elements)(*arguments)
-        return marked
-
-    narrow_then_wide(wide, plan.n_sets, run)
-    gradients.merge_products(partials, sums)
-    return sums, totals.sum(0) if totals.size else None

@@ -2,7 +2,7 @@
 
 from . import launch as _launch
 from .calls import apply as apply
-from .calls import backward as backward
+from .calls import backward_for as backward_for
 from .calls import float32_holds as float32_holds
 from .calls import forward as forward
 from .calls import moments as moments

@@ -1,10 +1,11 @@
-"""The operations of the backend, as those of `_cpu`: forward, moments, apply and backward, and sums over a parameter's sets.
+"""The operations of the backend, as those of `_cpu`: forward, moments, apply and backward, and a parameter's sums.
 
 Statistics are arrays of x's library, rows over the sets. Nothing is checked, and nothing waits for the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ from .spec import Operand, Shape, Spec
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int, str, int]  # shape, strides in bytes, itemsize, storage, alignment
 _NONE: Layout = ((), (), 1, "", 0)
+Backward = Callable[..., tuple[Any, None]]
 _ALIGNMENT = 64  # what an address is taken modulo: more than any vector has
 
 
@@ -191,18 +193,28 @@ def apply(op: Operands, sets: Any) -> None:
     _Call(op, op.wide).launch_all("apply", sets=_rows(sets))
 
 
-def backward(op: Operands, sets: Any, shares: tuple[float, float], collect: bool) -> tuple[Any, None]:
+def backward_for(op: Operands, shares: tuple[float, float], collect: bool) -> Backward:
+    """What computes gradients of the form of `op`, as that of `_cpu`."""
+    del collect  # sums of positions over all sets have a pass of their own
+    split, center = op.split, op.center
+
+    def run(x: DeviceArray, dy: DeviceArray, dx: DeviceArray, weight: Any, sets: Any) -> tuple[Any, None]:
+        return _backward(Operands(x, dx, weight, None, split, center, dy, fresh=True), sets, shares), None
+
+    return run
+
+
+def _backward(op: Operands, sets: Any, shares: tuple[float, float]) -> Any:
     """The gradient dx into y, for dy; returns the sums of dy * weight and of that times x_hat, 2 x sets.
 
     sets: 3 rows, or 4 with the gain, to which shift and slope are added here: the sums times `shares`.
     """
-    del collect  # sums of positions over all sets have a pass of their own
     call = _Call(op, op.wide, wanted=True)
     plan, rows, sums = call.plan, call.new(6), call.new(2)
     rows.native[:3], rows.native[5] = sets[:3], sets[-1]
     if plan.held:
         call.launch("backward_held", plan.tiles, shares, rows, sums)
-        return sums.native, None
+        return sums.native
     parts = call.new(2, plan.chunks)
     if plan.looped:
         call.launch("backward_looped", plan.tiles, shares, rows, sums, parts)
@@ -210,7 +222,7 @@ def backward(op: Operands, sets: Any, shares: tuple[float, float], collect: bool
         call.launch_all("partial_products", sets=rows, parts=parts)
         call.launch_merge("merge_products", numbers=shares, sets=rows, sums=sums, parts=parts)
         call.launch_all("apply_gradient", sets=rows)
-    return sums.native, None
+    return sums.native
 
 
 def sums_over(op: Operands, moving: tuple[Any, ...], sets: None, wide: bool) -> Any:

@@ -18,9 +18,10 @@ import torch
 from normkit import functional
 from normkit._moments import Moments
 from normkit._problem import Problem
+from normkit._pullbacks import Pullback, PullForm
 from normkit._recall import definition
 from normkit.sets import moments_shape
-from normkit.transforms import pullback_of, vjp
+from normkit.transforms import vjp
 
 Tensor = torch.Tensor
 
@@ -108,7 +109,7 @@ def norm_backward(
     given = np.zeros(()) if constant else None
     problem = _problem(spec, _plain(x, weight, bias), given, given)
     y = problem.x.array.dtype if x.dtype.is_floating_point else np.dtype(np.float64)
-    pull = pullback_of(problem, problem.fit(numbers_of(used)), y)
+    pull = Pullback(problem.fit(numbers_of(used)), PullForm(problem, y))
     gradients = pull(dy.detach())
     others = [x.new_empty(0) if found is None else found for found in gradients[1:]]
     return _as_like(gradients.x, x), others[0], others[1]
