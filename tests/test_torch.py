@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import normkit as nk
+from normkit import _recall
 from tests import reference
 
 torch = pytest.importorskip("torch", reason="an extra")
@@ -175,6 +176,34 @@ def test_gradients_beside_pytorch(dtype, layout):
         assert (ours.double() - exact.double()).abs().max() <= step * exact.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second"])
+@pytest.mark.parametrize("norm", ["instance_norm", "layer_norm"])
+def test_calls_of_a_known_form_give_the_same(norm, layout, dtype, monkeypatch):
+    """They take the short way, in both directions; weights that do not lie in line take the long one."""
+    options = {"axis": 1} if norm == "layer_norm" else {}
+
+    def answer(seed, step):
+        x = tensor(2, 6, 8, 5, dtype=dtype, seed=seed)
+        if layout == "channels_last":
+            x = x.to(memory_format=torch.channels_last)
+        elif layout == "every second":
+            x = tensor(2, 6, 16, 5, dtype=dtype, seed=seed)[:, :, ::2]
+        weight, bias = (tensor(6 * step, seed=seed + k)[::step].requires_grad_() for k in (1, 2))
+        x.requires_grad_()
+        y = getattr(nt, norm)(x, weight, bias, **options)
+        return [y.detach(), *torch.autograd.grad(y, (x, weight, bias), tensor(2, 6, 8, 5, dtype=dtype, seed=seed + 3))]
+
+    for step in (1, 2):
+        monkeypatch.setattr(_recall, "_ready", {})
+        expected = answer(5, step)
+        monkeypatch.setattr(_recall, "_ready", {})
+        answer(9, step)
+        assert len(_recall._ready) == (2 if step == 1 else 0)
+        for found, wanted in zip(answer(5, step), expected, strict=True):
+            assert torch.equal(found, wanted) and found.dtype == wanted.dtype and found.stride() == wanted.stride()
+
+
 def test_only_what_needs_a_gradient_gets_one():
     x, weight = tensor(2, 3, 8), tensor(3, grad=True)
     nt.instance_norm(x, weight).sum().backward()
@@ -313,7 +342,7 @@ def test_operators_keep_pytorchs_contract():
     torch.library.opcheck(nt._ops.norm, (x, weight, None, None, None, spec))
     crop = tensor(2, 4, 6, 6)[:, :, 1:-1, 2:]
     torch.library.opcheck(nt._ops.norm, (crop, None, None, None, None, spec))
-    torch.library.opcheck(nt._ops.adain, (x, tensor(1, 4, 5, grad=True), 1, 0.5, 1e-5))
+    torch.library.opcheck(nt._adain.adain, (x, tensor(1, 4, 5, grad=True), 1, 0.5, 1e-5))
 
 
 def test_autocast():

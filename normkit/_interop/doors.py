@@ -131,8 +131,9 @@ def glance(value: Any) -> Array | None:
     door = _door(type(value))
     if not (isinstance(door, partial) and door.func is _from_torch) or value.is_cuda or value.requires_grad:
         return None
+    torch = door.args[0]
     try:
-        array: Array = value.numpy()
+        array: Array = _from_bfloat16(torch, value) if value.dtype == torch.bfloat16 else value.numpy()
     except (RuntimeError, TypeError):  # the long way says why, or has another one
         return None
     return array
@@ -144,9 +145,13 @@ def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:
         _refuse_device(name, str(value.device))
     _refuse_torch(value, name, error)
     if value.dtype == torch.bfloat16 and value.layout == torch.strided:
-        array: Array = value.view(torch.int16).numpy().view(bfloat16())
-        return array
+        return _from_bfloat16(torch, value)
     raise TypeError(f"{name} is a tensor of dtype {value.dtype} and layout {value.layout}: {error}") from error
+
+
+def _from_bfloat16(torch: Any, value: Any) -> Array:
+    array: Array = value.view(torch.int16).numpy().view(bfloat16())
+    return array
 
 
 def _refuse_torch(value: Any, name: str, error: Exception | None) -> None:

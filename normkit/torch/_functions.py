@@ -9,7 +9,7 @@ import torch
 from normkit._moments import Moments
 from normkit.sets import NormSet, Sets
 
-from . import _ops
+from . import _adain, _ops
 
 Tensor = torch.Tensor
 
@@ -183,5 +183,5 @@ def adaptive_instance_norm(
     content: Tensor, style: Tensor, *, channel_axis: int = 1, alpha: float = 1.0, eps: float = 1e-5
 ) -> Tensor:
     """AdaIN, differentiable in content and style: see `normkit.adaptive_instance_norm` for the arguments."""
-    found: Tensor = _ops.adain(content, style, channel_axis, float(alpha), float(eps))
+    found: Tensor = _adain.adain(content, style, channel_axis, float(alpha), float(eps))
     return found

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from normkit import functional
+from normkit._engine import order_of
 from normkit._moments import Moments
 from normkit._problem import Problem
 from normkit._pullbacks import Pullback, PullForm
-from normkit._recall import definition
+from normkit._recall import Finish, definition, form_of, known, read_as_given, recalled, remember
 from normkit.sets import moments_shape
-from normkit.transforms import vjp
+
+from ._operators import operator
 
 Tensor = torch.Tensor
 
@@ -37,11 +39,14 @@ def _problem(spec: str, tensors: list[Any], mean: Any, var: Any) -> Problem:
     """The problem of x, weight and bias, by given statistics if there are any."""
     define, args, keywords = _asked(spec)
     x, weight, bias = tensors
-    given = None if mean is None else Moments(1.0, mean, var)
-    return define(x, *args, weight=weight, bias=bias, moments=given, **keywords)
+    return define(x, *args, weight=weight, bias=bias, moments=_given(mean, var), **keywords)
 
 
-def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+def _given(mean: Any, var: Any) -> Moments | None:
+    return None if mean is None else Moments(1.0, mean, var)
+
+
+def plain(*tensors: Tensor | None) -> list[Tensor | None]:
     """Tensors without history, which the door of normkit lets in."""
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
@@ -69,53 +74,70 @@ def _shapes(spec: str, constant: bool, *tensors: Tensor | None) -> Problem:
     return _problem(spec, blanks, given, given)
 
 
-def _as_like(found: Tensor, x: Tensor) -> Tensor:
+def as_like(found: Tensor, x: Tensor) -> Tensor:
     """A result with the strides of `torch.empty_like`, which the compiler was promised; they differ for crops at most."""
     like = torch.empty_like(x, dtype=found.dtype)
     return found if found.stride() == like.stride() else like.copy_(found)
 
 
-@torch.library.custom_op(
-    "normkit::norm",
-    mutates_args=(),
-    schema="(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, str spec) -> (Tensor, Tensor)",
-)
-def norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
+def _norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     """The norm, and the statistics it used: (mean, its low part, M2), or (mean, 0, variance) where they were given."""
-    problem = _problem(spec, _plain(x, weight, bias), numbers_of(mean), numbers_of(var))
+    define, args, keywords = _asked(spec)
+    x, weight, bias = plain(x, weight, bias)
+    y, used = _recalled(define)(
+        x, *args, weight=weight, bias=bias, moments=_given(numbers_of(mean), numbers_of(var)), **keywords
+    )
+    return as_like(y, x), tensor_of(used)
+
+
+@lru_cache(maxsize=64)
+def _recalled(define: Callable[..., Problem]) -> Callable[..., Any]:
+    """What `_norm` asks of one norm."""
+    return recalled(define, _solved, _finish_for)
+
+
+def _solved(problem: Problem) -> tuple[Tensor, Any]:
+    """The value of a norm, and the statistics used."""
     y = problem.result()
     used = problem.run(y, wanted=True)
-    assert used is not None
-    return _as_like(problem.x.emit(y), x), tensor_of(used)
+    return problem.x.emit(y), used
 
 
-@norm.register_fake
+def _finish_for(problem: Problem) -> Finish:
+    """What makes the same from the result and moments of a problem of this form."""
+    order = order_of(problem.x.array, problem.split)
+    return lambda result, _, __, rows: (result, order.arrays(rows))
+
+
 def _norm_shapes(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     problem = _shapes(spec, mean is not None, x, weight, bias)
     dtype = x.dtype if x.dtype.is_floating_point else torch.float64
     return torch.empty_like(x, dtype=dtype), x.new_empty((3, *moments_shape(problem.split)), dtype=torch.float64)
 
 
-@torch.library.custom_op(
-    "normkit::norm_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor used, bool constant, str spec)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-def norm_backward(
+def _norm_backward(
     dy: Any, x: Any, weight: Any, bias: Any, used: Tensor, constant: bool, spec: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; empty ones in place of those that are not there."""
-    given = np.zeros(()) if constant else None
-    problem = _problem(spec, _plain(x, weight, bias), given, given)
-    y = problem.x.array.dtype if x.dtype.is_floating_point else np.dtype(np.float64)
-    pull = Pullback(problem.fit(numbers_of(used)), PullForm(problem, y))
-    gradients = pull(dy.detach())
+    gradients = _pullback(spec, plain(x, weight, bias), used, constant)(dy.detach())
     others = [x.new_empty(0) if found is None else found for found in gradients[1:]]
-    return _as_like(gradients.x, x), others[0], others[1]
+    return as_like(gradients.x, x), others[0], others[1]
 
 
-@norm_backward.register_fake
+def _pullback(spec: str, tensors: list[Any], used: Tensor, constant: bool) -> Pullback:
+    """The pullback of a norm that used these statistics."""
+    key, (x, weight, bias, _) = form_of((_pullback, spec, constant), tuple(tensors), {})
+    form: PullForm | None = known(key)
+    if form is not None:
+        return form.pullback(x, weight, numbers_of(used))
+    given = np.zeros(()) if constant else None
+    problem = _problem(spec, tensors, given, given)
+    form = PullForm(problem, problem.x.array.dtype if tensors[0].dtype.is_floating_point else np.dtype(np.float64))
+    if key is not None and read_as_given(problem, x, weight, bias):
+        remember(key, form)
+    return Pullback(problem.fit(numbers_of(used)), form)
+
+
 def _backward_shapes(
     dy: Tensor,
     x: Tensor,
@@ -148,9 +170,6 @@ def _backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
     return found[0], None if weight is None else found[1], None if bias is None else found[2], None, None, None
 
 
-norm.register_autograd(_backward, setup_context=_setup)
-
-
 def _differentiable(dy: Tensor, x: Tensor, weight: Any, bias: Any, used: Tensor, constant: bool, spec: str) -> tuple[Any, ...]:
     """The gradients as PyTorch operations, for derivatives of the second order and above."""
     problem = _shapes(spec, constant, x, weight, bias)
@@ -180,79 +199,15 @@ def _differentiable(dy: Tensor, x: Tensor, weight: Any, bias: Any, used: Tensor,
     return (dx * rstd).reshape(x.shape).to(x.dtype), *parameters
 
 
-@torch.library.custom_op(
-    "normkit::adain",
-    mutates_args=(),
-    schema="(Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> Tensor",
+norm = operator(
+    "norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, str spec) -> (Tensor, Tensor)",
+    _norm,
+    _norm_shapes,
+    (_backward, _setup),
 )
-def adain(content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> Tensor:
-    """Adaptive instance normalization."""
-    arrays = _plain(content, style)
-    found = functional.adaptive_instance_norm(*arrays, channel_axis=channel_axis, alpha=alpha, eps=eps)
-    return _as_like(found, content)
-
-
-@adain.register_fake
-def _adain_shapes(content: Tensor, style: Any, channel_axis: int, alpha: float, eps: float) -> Tensor:
-    return torch.empty_like(content)
-
-
-@torch.library.custom_op(
-    "normkit::adain_backward",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> (Tensor, Tensor)",
+norm_backward = operator(
+    "norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor used, bool constant, str spec)"
+    " -> (Tensor, Tensor, Tensor)",
+    _norm_backward,
+    _backward_shapes,
 )
-def adain_backward(dy: Any, content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
-    """Gradients of content and style; the statistics are taken anew."""
-    arrays = _plain(content, style)
-    options = {"channel_axis": channel_axis, "alpha": alpha, "eps": eps}
-    gradients = vjp(functional.adaptive_instance_norm, *arrays, **options)[1](dy.detach())
-    return _as_like(gradients.content, content), _as_like(gradients.style, style)
-
-
-@adain_backward.register_fake
-def _adain_backward_shapes(
-    dy: Any,
-    content: Tensor,
-    style: Tensor,
-    channel_axis: int,
-    alpha: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(content), torch.empty_like(style)
-
-
-def _adain_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.options = inputs[2:]
-
-
-def _adain_backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    content, style = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        with torch.enable_grad():
-            return (*_adain_differentiable(dy, content, style, *ctx.options), None, None, None)
-    return (*adain_backward(dy, content, style, *ctx.options), None, None, None)
-
-
-adain.register_autograd(_adain_backward, setup_context=_adain_setup)
-
-
-def _adain_differentiable(
-    dy: Tensor, content: Tensor, style: Tensor, channel_axis: int, alpha: float, eps: float
-) -> tuple[Tensor, ...]:
-    """The gradients of the formula in PyTorch operations, which have gradients themselves."""
-
-    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        channel = channel_axis % x.ndim
-        spatial = [axis for axis in range(x.ndim) if axis not in (0, channel)]
-        mean = x.mean(spatial, keepdim=True)
-        return mean, (x - mean).square().mean(spatial, keepdim=True)
-
-    channel = channel_axis % content.ndim
-    lie = [1] * content.ndim
-    lie[0], lie[channel] = style.shape[0], content.shape[channel]
-    (mean, var), (style_mean, style_var) = moments(content), moments(style)
-    x_hat = (content - mean) * (var + eps).rsqrt()
-    y = alpha * (style_var.sqrt().reshape(lie) * x_hat + style_mean.reshape(lie)) + (1 - alpha) * content
-    return torch.autograd.grad(y, (content, style), dy, create_graph=True)
