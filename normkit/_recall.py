@@ -1,7 +1,8 @@
 """Calls that were made before with arguments of the same form: what was checked and decided then need not be again.
 
-Everything but the memory of arrays and tensors (their type, shape, strides, dtype and flags, and every other argument) is the
-form of a call. A norm that meets a form again goes from here straight to the kernel: 6 us where the whole way takes 55.
+Everything but the memory of arrays, of NumPy, PyTorch or JAX (their type, shape, strides, dtype and flags, and every other
+argument) is the form of a call. A norm that meets a form again goes from here straight to the kernel: 6 us where the whole way
+takes 55.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ def definition(of: Any) -> Callable[..., Problem]:
 
 
 def form_of(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The form of a call of `what`, hashable, and its arguments, tensors as NumPy sees them; then None, for those not given.
+    """The form of a call of `what`, hashable, and its arguments, arrays as NumPy sees them; then None, for those not given.
 
-    The form is None where there is something else than arrays of NumPy, tensors that NumPy can see and plain values. What is
-    no array starts with its type; of an array with C_CONTIGUOUS among its flags the strides follow from the shape.
+    The form is None where there is something else than arrays of NumPy, tensors and arrays that it can see, and plain values.
+    What is no array starts with its type; of an array with C_CONTIGUOUS among its flags the strides follow from the shape.
     """
     if kwargs:
         args = (*args, *kwargs.values())
@@ -130,22 +131,22 @@ def keep(forms: dict[Any, Any], form: Any, value: Any) -> None:
 
 def _ready_for(problem: Problem, places: list[int], run: Any, finish: Finish | None) -> Any:
     """The answer for arguments of one form."""
-    pick, emit = itemgetter(*places), problem.x.emit
+    pick, emit, aligned = itemgetter(*places), problem.x.emit, problem.x.aligned
     like = problem.x.array
     dtype = _interop.result_dtype(problem.tail.dtype, like)
-    fresh = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous else None
+    empty = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous and not aligned else None
 
     def ready(values: list[Any], kwargs: dict[str, Any]) -> Any:
         x, weight, bias, y = pick(values)
-        if y is None:
-            y = np.empty_like(x, dtype) if fresh is None else fresh()
-            result = emit(y)
+        fresh = y is None
+        if fresh:
+            y = _interop.new_like(x, dtype, aligned) if empty is None else empty()
         else:
-            result = kwargs["out"]
             for name, given in (("x", x), ("weight", weight), ("bias", bias)):
                 if given is not None and np.may_share_memory(y, given):
                     _interop.refuse_overlap(y, {name: given})
         own = run(x, y, weight, bias)
+        result = emit(y) if fresh else kwargs["out"]  # only now: a library may copy it
         return result if finish is None else finish(result, x, weight, own)
 
     return ready

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import normkit as nk
+from normkit import _recall
 from tests.test_properties import images
 
 jax = pytest.importorskip("jax", reason="an extra")
@@ -20,6 +21,26 @@ def test_arrays_come_in_and_go_out(dtype):
     assert m.mean.dtype == np.float64 and isinstance(m.mean, np.ndarray)
     gradients = nk.vjp(nk.instance_norm, x, jnp.ones(8))[1](y)
     assert isinstance(gradients.x, jax.Array) and isinstance(gradients.weight, jax.Array)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_calls_of_a_known_form_give_the_same(dtype, monkeypatch):
+    """They take the short way, in both directions, inside jit and outside."""
+    differentiate = jax.jit(jax.grad(lambda x, weight: (nj.instance_norm(x, weight) ** 3).sum(), (0, 1)))
+
+    def answer(seed):
+        x, weight = jnp.asarray(images(seed=seed)).astype(dtype), jnp.arange(8.0) + seed
+        y, pullback = nk.vjp(nk.instance_norm, x, weight)
+        found = [nk.instance_norm(x), nk.instance_norm(x, weight), y, *pullback(y)[:2], *differentiate(x, weight)]
+        assert all(isinstance(each, jax.Array) and each.unsafe_buffer_pointer() % 64 == 0 for each in found)
+        return [(np.asarray(each).tobytes(), each.dtype) for each in found]
+
+    monkeypatch.setattr(_recall, "_ready", {})
+    expected = answer(5)
+    monkeypatch.setattr(_recall, "_ready", {})
+    answer(9)
+    assert len(_recall._ready) == 5  # two norms, vjp, and two passes inside jit
+    assert answer(5) == expected
 
 
 def test_results_are_not_copied():

@@ -127,16 +127,28 @@ def _from_torch(torch: Any, emit: Callable[[Array], Any], value: Any, name: str)
 
 
 def glance(value: Any) -> Array | None:
-    """A PyTorch tensor as NumPy sees it; None for all else, and for tensors that PyTorch does not simply hand over."""
+    """A tensor or array of PyTorch or JAX as NumPy sees it; None for all else, and for what they do not simply hand over."""
     door = _door(type(value))
-    if not (isinstance(door, partial) and door.func is _from_torch) or value.is_cuda or value.requires_grad:
+    if not isinstance(door, partial):
         return None
-    torch = door.args[0]
+    look, library = _glance_torch if door.func is _from_torch else _glance_jax, door.args[0]
     try:
-        array: Array = _from_bfloat16(torch, value) if value.dtype == torch.bfloat16 else value.numpy()
+        return look(library, value)
     except (RuntimeError, TypeError):  # the long way says why, or has another one
         return None
+
+
+def _glance_torch(torch: Any, value: Any) -> Array | None:
+    if value.is_cuda or value.requires_grad:
+        return None
+    array: Array = _from_bfloat16(torch, value) if value.dtype == torch.bfloat16 else value.numpy()
     return array
+
+
+def _glance_jax(jax: Any, value: Any) -> Array | None:
+    if isinstance(value, jax.core.Tracer) or len(value.devices()) > 1 or next(iter(value.devices())).platform != "cpu":
+        return None
+    return np.asarray(value)
 
 
 def _hard_torch(torch: Any, value: Any, name: str, error: Exception) -> Array:

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from normkit import functional
-from normkit._engine import order_of
 from normkit._moments import Moments
+from normkit._passes import forward, pullback
 from normkit._problem import Problem
-from normkit._pullbacks import Pullback, PullForm
-from normkit._recall import Finish, definition, form_of, known, read_as_given, recalled, remember
+from normkit._recall import definition
 from normkit.sets import moments_shape
 
 from ._operators import operator
@@ -83,30 +82,9 @@ def as_like(found: Tensor, x: Tensor) -> Tensor:
 def _norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     """The norm, and the statistics it used: (mean, its low part, M2), or (mean, 0, variance) where they were given."""
     define, args, keywords = _asked(spec)
-    x, weight, bias = plain(x, weight, bias)
-    y, used = _recalled(define)(
-        x, *args, weight=weight, bias=bias, moments=_given(numbers_of(mean), numbers_of(var)), **keywords
-    )
+    given = _given(numbers_of(mean), numbers_of(var))
+    y, used = forward(define, plain(x, weight, bias), args, {**keywords, "moments": given})
     return as_like(y, x), tensor_of(used)
-
-
-@lru_cache(maxsize=64)
-def _recalled(define: Callable[..., Problem]) -> Callable[..., Any]:
-    """What `_norm` asks of one norm."""
-    return recalled(define, _solved, _finish_for)
-
-
-def _solved(problem: Problem) -> tuple[Tensor, Any]:
-    """The value of a norm, and the statistics used."""
-    y = problem.result()
-    used = problem.run(y, wanted=True)
-    return problem.x.emit(y), used
-
-
-def _finish_for(problem: Problem) -> Finish:
-    """What makes the same from the result and moments of a problem of this form."""
-    order = order_of(problem.x.array, problem.split)
-    return lambda result, _, __, rows: (result, order.arrays(rows))
 
 
 def _norm_shapes(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
@@ -119,23 +97,11 @@ def _norm_backward(
     dy: Any, x: Any, weight: Any, bias: Any, used: Tensor, constant: bool, spec: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; empty ones in place of those that are not there."""
-    gradients = _pullback(spec, plain(x, weight, bias), used, constant)(dy.detach())
+    define, args, keywords = _asked(spec)
+    pull = pullback(define, plain(x, weight, bias), args, keywords, numbers_of(used), constant)
+    gradients = pull(dy.detach())
     others = [x.new_empty(0) if found is None else found for found in gradients[1:]]
     return as_like(gradients.x, x), others[0], others[1]
-
-
-def _pullback(spec: str, tensors: list[Any], used: Tensor, constant: bool) -> Pullback:
-    """The pullback of a norm that used these statistics."""
-    key, (x, weight, bias, _) = form_of((_pullback, spec, constant), tuple(tensors), {})
-    form: PullForm | None = known(key)
-    if form is not None:
-        return form.pullback(x, weight, numbers_of(used))
-    given = np.zeros(()) if constant else None
-    problem = _problem(spec, tensors, given, given)
-    form = PullForm(problem, problem.x.array.dtype if tensors[0].dtype.is_floating_point else np.dtype(np.float64))
-    if key is not None and read_as_given(problem, x, weight, bias):
-        remember(key, form)
-    return Pullback(problem.fit(numbers_of(used)), form)
 
 
 def _backward_shapes(

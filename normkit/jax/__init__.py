@@ -5,21 +5,15 @@ Outside of those transforms `normkit`'s own functions take JAX arrays as they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jax import numpy as jnp
 
-from . import functional
-from ._moments import Moments
-from ._problem import Problem
-from ._pullbacks import Pullback, PullForm
-from ._recall import definition
-from .sets import NormSet, Sets, moments_shape
-from .transforms import vjp
+from normkit._moments import Moments
+from normkit.sets import NormSet, Sets
+
+from . import _ops
 
 __all__ = [
     "adaptive_instance_norm",
@@ -30,99 +24,6 @@ __all__ = [
     "normalize",
     "rms_norm",
 ]
-
-Spec = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...], tuple[Any, ...] | None]  # norm, arguments, keywords, given
-
-
-def _problem(spec: Spec, x: Any, weight: Any, bias: Any) -> Problem:
-    """What a call asks for, of NumPy arrays."""
-    name, args, keywords, given = spec
-    moments = None if given is None else Moments(*(np.array(values).reshape(shape) for values, shape in given))
-    return definition(getattr(functional, name))(x, *args, weight=weight, bias=bias, moments=moments, **dict(keywords))
-
-
-def _blank(array: Any) -> Any:
-    """An array of this shape and dtype that takes no memory."""
-    return None if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)
-
-
-def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def _call_back(compute: Callable[..., Any], shapes: Any, *arrays: Any) -> Any:
-    """Run `compute` on the host, on NumPy views of the arrays; under vmap for each element of the batch in turn."""
-
-    def on_host(*given: Any) -> Any:
-        return compute(*(None if array is None else np.asarray(array) for array in given))
-
-    return jax.pure_callback(on_host, shapes, *arrays, vmap_method="sequential")
-
-
-def _result_of(x: Any) -> jax.ShapeDtypeStruct:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"x has dtype {x.dtype}; inside JAX's transforms a norm takes floats, as in x.astype(jax.numpy.float32)"
-        )
-    return _shape_of(x)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _norm(spec: Spec, x: Any, weight: Any, bias: Any) -> Any:
-    """The norm."""
-    _problem(spec, *(_blank(array) for array in (x, weight, bias)))  # what does not fit fails here, where the caller sees it
-    return _call_back(lambda *arrays: _problem(spec, *arrays).solve(), _result_of(x), x, weight, bias)
-
-
-def _forward(spec: Spec, x: Any, weight: Any, bias: Any) -> Any:
-    """The norm, and what its gradient needs. Statistics are float64, which JAX may not have: they travel as bits."""
-    blank = _problem(spec, *(_blank(array) for array in (x, weight, bias)))
-    bits = jax.ShapeDtypeStruct((3, *moments_shape(blank.split), 2), np.uint32)
-
-    def compute(*arrays: Any) -> tuple[Any, Any]:
-        problem = _problem(spec, *arrays)
-        y = problem.result()
-        used = problem.run(y, wanted=True)
-        return y, np.ascontiguousarray(used)[..., None].view(np.uint32)
-
-    y, used = _call_back(compute, (_result_of(x), bits), x, weight, bias)
-    return y, (x, weight, bias, used)
-
-
-def _backward(spec: Spec, kept: Any, dy: Any) -> Any:
-    x, weight, bias, used = kept
-
-    def compute(dy: Any, x: Any, weight: Any, bias: Any, bits: Any) -> Any:
-        problem = _problem(spec, x, weight, bias)
-        statistics = np.ascontiguousarray(bits).view(np.float64)[..., 0]
-        return tuple(Pullback(problem.fit(statistics), PullForm(problem, x.dtype))(dy))
-
-    shapes = tuple(None if array is None else _shape_of(array) for array in (x, weight, bias))
-    return _call_back(compute, shapes, dy, x, weight, bias, used)
-
-
-_norm.defvjp(_forward, _backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _adain(options: tuple[tuple[str, Any], ...], content: Any, style: Any) -> Any:
-    """Adaptive instance normalization."""
-    norm = partial(functional.adaptive_instance_norm, **dict(options))
-    return _call_back(norm, _result_of(content), content, style)
-
-
-def _adain_forward(options: tuple[tuple[str, Any], ...], content: Any, style: Any) -> Any:
-    return _adain(options, content, style), (content, style)
-
-
-def _adain_backward(options: tuple[tuple[str, Any], ...], kept: Any, dy: Any) -> Any:
-    def compute(dy: Any, content: Any, style: Any) -> Any:
-        return tuple(vjp(functional.adaptive_instance_norm, content, style, **dict(options))[1](dy))
-
-    return _call_back(compute, tuple(_shape_of(array) for array in kept), dy, *kept)
-
-
-_adain.defvjp(_adain_forward, _adain_backward)
 
 
 def _call(
@@ -135,7 +36,7 @@ def _call(
         parts = (np.asarray(part) for part in (moments.count, moments.mean, moments.var))
         given = tuple((tuple(part.ravel().tolist()), part.shape) for part in parts)
     arrays = (None if array is None else jnp.asarray(array) for array in (x, *affine))
-    return _norm((name, args, tuple(sorted(keywords.items())), given), *arrays)
+    return _ops.norm((name, args, tuple(sorted(keywords.items())), given), *arrays)
 
 
 def normalize(
@@ -256,4 +157,4 @@ def rms_norm(
 def adaptive_instance_norm(content: Any, style: Any, *, channel_axis: int = 1, alpha: float = 1.0, eps: float = 1e-5) -> Any:
     """AdaIN for JAX's transforms: see `normkit.adaptive_instance_norm` for the arguments."""
     options = (("alpha", float(alpha)), ("channel_axis", channel_axis), ("eps", float(eps)))
-    return _adain(options, jnp.asarray(content), jnp.asarray(style))
+    return _ops.adain(options, jnp.asarray(content), jnp.asarray(style))
