@@ -310,13 +310,15 @@ def test_a_weight_along_many_sets(width, dtype):
         (nk.layer_norm, (), {"axis": 1}, (3, 33, 65, 1)),
     ],
 )
-@pytest.mark.parametrize("wild", [False, True])
+@pytest.mark.parametrize("wild", ["none", "samples", "one beside others"])
 def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layout, wild):
     """Its gradient is collected too, in many tasks or one, but not where some sets need float64."""
     x, dy = (LAYOUTS[layout](each) for each in (images(shape=shape), uneven(shape, np.float32)))
-    if wild:
+    if wild == "samples":
         x[0] *= 1e-30
         x[1] *= 1e30  # its scale is too small for float32
+    elif wild == "one beside others":
+        x[(2, slice(shape[1] // args[0])) if args else (2, slice(None), 3, 0)] *= 1e30
     weight = uneven(shape[1]).astype(np.float32)
     gradients = nk.vjp(norm, x, *args, weight, weight, **options)[1](dy)
     split, axes = ((shape[0], args[0], -1, *shape[2:]), (2, 3, 4)) if args else (shape, (1,))

@@ -204,6 +204,15 @@ def test_calls_of_a_known_form_give_the_same(norm, layout, dtype, monkeypatch):
             assert torch.equal(found, wanted) and found.dtype == wanted.dtype and found.stride() == wanted.stride()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_known_form_refuses_what_requires_grad(dtype):
+    x = tensor(2, 3, 4, dtype=dtype)
+    for _ in range(2):
+        nk.instance_norm(x)
+    with pytest.raises(TypeError, match="x requires grad"):
+        nk.instance_norm(x.requires_grad_())
+
+
 def test_only_what_needs_a_gradient_gets_one():
     x, weight = tensor(2, 3, 8), tensor(3, grad=True)
     nt.instance_norm(x, weight).sum().backward()

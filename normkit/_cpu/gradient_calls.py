@@ -80,7 +80,7 @@ def _collected(
     def run_pass(kind: Array, todo: Array) -> Any:
         nonlocal totals
         marked = 0 if sets is None else mark_sets(sets, kind, todo)
-        if marked or (todo.size and kind.itemsize == 8):
+        if todo.size and kind.itemsize == 8:
             totals = np.zeros((*shape[:2], 0))
         run(kind, todo, totals)
         return marked
