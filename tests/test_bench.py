@@ -50,7 +50,19 @@ def test_small_calls_run(norm, shape):
     bench = overhead.Small()
     bench.setup(norm, shape)
     bench.time_call(norm, shape)
+    bench.time_vjp(norm, shape)
+    assert bench.time_pullback(norm, shape).weight.any()
     assert compile(overhead.timeraw_import(), "import", "exec")
+
+
+@pytest.mark.parametrize("norm", overhead.SmallTensors.params[0])
+def test_small_steps_run(norm):
+    pytest.importorskip("torch", reason="an extra")
+    bench = overhead.SmallTensors()
+    bench.setup(norm)
+    bench.time_call(norm)
+    bench.time_step(norm)
+    assert bench.weight.grad.any()
 
 
 @pytest.mark.parametrize("norm", overhead.FirstCall.params)

@@ -16,16 +16,47 @@ class Small:
 
     def setup(self, norm, shape):
         self.x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        self.call = {
-            "instance": nk.instance_norm,
-            "layer": nk.layer_norm,
-            "group": lambda x: nk.group_norm(x, 2),
-            "batch": nk.batch_norm,
-        }[norm]
-        self.call(self.x)
+        weight = np.ones(shape[2] if norm == "layer" else shape[1], np.float32)
+        self.norm, groups = getattr(nk, f"{norm}_norm"), (2,) * (norm == "group")
+        self.alone, self.weighted = (self.x, *groups), (self.x, *groups, weight, 0 * weight)
+        self.pull = nk.vjp(self.norm, *self.weighted)[1]
+        for call in (self.time_call, self.time_vjp, self.time_pullback):
+            call(norm, shape)
 
     def time_call(self, norm, shape):  # noqa: ARG002 - asv passes every parameter
-        self.call(self.x)
+        self.norm(*self.alone)
+
+    def time_vjp(self, norm, shape):  # noqa: ARG002
+        nk.vjp(self.norm, *self.weighted)
+
+    def time_pullback(self, norm, shape):  # noqa: ARG002
+        return self.pull(self.x)
+
+
+class SmallTensors:
+    """The same for tensors of PyTorch: a norm, and a training step of one."""
+
+    params = (["layer", "group"],)
+    param_names = ("norm",)
+
+    def setup(self, norm):
+        try:
+            import torch
+
+            from normkit import torch as nt
+        except ImportError as error:
+            raise NotImplementedError("PyTorch is not installed") from error  # asv skips it
+        self.x = torch.ones(4, 16, 64) * torch.arange(64.0)
+        self.weight = torch.ones(64 if norm == "layer" else 16, requires_grad=True)
+        self.norm = nt.layer_norm if norm == "layer" else lambda x, weight=None: nt.group_norm(x, 2, weight)
+        self.time_step(norm)
+
+    def time_call(self, norm):  # noqa: ARG002
+        self.norm(self.x)
+
+    def time_step(self, norm):  # noqa: ARG002
+        self.weight.grad = None
+        self.norm(self.x, self.weight).backward(self.x)
 
 
 def timeraw_import():
