@@ -49,7 +49,7 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
 
     (mean, its low part, M2) of own statistics, (mean, 0, variance) of given ones: 3 x the shape of the moments.
     """
-    n, library = set_size(op.split), library_of(op.x)
+    library = library_of(op.x)
     if given is not None:
         used = _spread(given, op, options)
         if op.x.size:
@@ -57,14 +57,20 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
         return used
     if op.x.size == 0:
         return library.zeros((3, *moments_shape(op.split)))
-    if not options.correction < n:
-        raise ValueError(f"correction={options.correction:g} must be below the size of a set, which is {n}")
+    _check(options, op.split)
     own = backend_of(op.x).forward(op, options.eps, options.correction, wanted)
     return None if own is None else order_of(op.x, op.split).arrays(own)
 
 
+def _check(options: Options, split: Split) -> None:
+    n = set_size(split)
+    if not options.correction < n:
+        raise ValueError(f"correction={options.correction:g} must be below the size of a set, which is {n}")
+
+
 def prepared(op: Operands, options: Options, wanted: bool) -> Any:
     """What normalizes arrays of the form of `op` by their own statistics."""
+    _check(options, op.split)
     return _cpu.forward_for(op, options.eps, options.correction, wanted)
 
 

@@ -37,22 +37,24 @@ def norm(define: Callable[P, Problem]) -> Callable[P, Any]:
 def recalled(
     define: Callable[..., Problem], answer: Callable[[Problem], Any], finish_for: Callable[[Problem], Finish | None]
 ) -> Callable[..., Any]:
-    """The function that answers what `define` describes, by `answer`, or by the short way if its form was met before.
+    """The function that answers what `define` describes: by the short way, or by `answer` where there is none.
 
-    There the kernel runs, and what `finish_for` gave for problems of this form does the rest: None where the result is all.
+    On the short way the kernel runs, and what `finish_for` gave for problems of this form does the rest: None where the result
+    is all.
     """
     names = tuple(inspect.signature(define).parameters)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         form, values = form_of(call, args, kwargs)
         ready = _ready.get(form)
-        if ready is not None:
-            return ready(values, kwargs)
-        problem = define(*args, **kwargs)
-        value = answer(problem)
-        if form is not None and type(problem) is Problem:
-            _remember(form, problem, (*names[: len(args)], *map(str, kwargs)), values, finish_for)
-        return value
+        if ready is None:
+            problem = define(*args, **kwargs)
+            if form is not None:
+                ready = _ready_for(problem, (*names[: len(args)], *map(str, kwargs)), values, finish_for)
+            if ready is None:
+                return answer(problem)
+            remember(form, ready)
+        return ready(values, kwargs)
 
     return call
 
@@ -96,16 +98,6 @@ def form_of(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
     return tuple(form), values
 
 
-def _remember(form: Any, problem: Problem, names: tuple[str, ...], values: list[Any], finish_for: Any) -> None:
-    """Keep what a call of this form needs, if the kernels read its arrays as they are."""
-    places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out")]
-    if read_as_given(problem, *(values[at] for at in places[:3])):
-        finish = finish_for(problem)
-        run = problem.prepared(finish is not None)
-        if run is not None:
-            remember(form, _ready_for(problem, places, run, finish))
-
-
 def read_as_given(problem: Problem, x: Any, *affine: Any) -> bool:
     """Whether kernels read the arrays of a call where they are, and have something to read."""
     plain = all(each is None or (isinstance(each, np.ndarray) and each.flags.c_contiguous) for each in affine)
@@ -129,8 +121,15 @@ def keep(forms: dict[Any, Any], form: Any, value: Any) -> None:
     forms[form] = value
 
 
-def _ready_for(problem: Problem, places: list[int], run: Any, finish: Finish | None) -> Any:
-    """The answer for arguments of one form."""
+def _ready_for(problem: Problem, names: tuple[str, ...], values: list[Any], finish_for: Any) -> Any:
+    """The short way to the answer for arguments of one form, named in this order; None where there is none."""
+    places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out")]
+    if type(problem) is not Problem or not read_as_given(problem, *(values[at] for at in places[:3])):
+        return None
+    finish = finish_for(problem)
+    run = problem.prepared(finish is not None)
+    if run is None:
+        return None
     pick, emit, aligned = itemgetter(*places), problem.x.emit, problem.x.aligned
     like = problem.x.array
     dtype = _interop.result_dtype(problem.tail.dtype, like)

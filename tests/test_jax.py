@@ -24,7 +24,7 @@ def test_arrays_come_in_and_go_out(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_calls_of_a_known_form_give_the_same(dtype, monkeypatch):
+def test_calls_of_a_known_form_give_the_same(dtype, monkeypatch, long_way):
     """They take the short way, in both directions, inside jit and outside."""
     differentiate = jax.jit(jax.grad(lambda x, weight: (nj.instance_norm(x, weight) ** 3).sum(), (0, 1)))
 
@@ -37,8 +37,8 @@ def test_calls_of_a_known_form_give_the_same(dtype, monkeypatch):
 
     handed, take = [], jnp.from_dlpack
     monkeypatch.setattr(jnp, "from_dlpack", lambda array: handed.append(array.ctypes.data % 64) or take(array))
-    monkeypatch.setattr(_recall, "_ready", {})
-    expected = answer(5)
+    with long_way():
+        expected = answer(5)
     monkeypatch.setattr(_recall, "_ready", {})
     answer(9)
     assert len(_recall._ready) == 5  # two norms, vjp, and two passes inside jit

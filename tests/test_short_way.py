@@ -23,14 +23,13 @@ ALIKE = {
 
 @pytest.mark.parametrize("elements", [1 << 13, 1 << 16], ids=["one kernel", "two"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch):
+def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch, long_way):
     """Whether statistics and result come from one kernel or from two; a set that waits for float64 and a constant are there."""
     x, other = (np.random.default_rng(seed).standard_normal((3, elements)).astype(dtype) + 7 for seed in (1, 2))
     other[0], other[1], other[2, 5] = 5, np.float32(1e-16) * other[1], np.nan
     weight = np.arange(1.0, 4.0)[:, None]
     norm = functools.partial(nk.normalize, sets=1, weight=weight, eps=0, return_moments=True)
-    monkeypatch.setattr(_recall, "_ready", {})
-    with monkeypatch.context() as serial:
+    with long_way(), monkeypatch.context() as serial:
         serial.setattr(threads, "PARALLEL_ELEMENTS", 1 << 62)
         y, m = norm(other)
     monkeypatch.setattr(_recall, "_ready", {})
@@ -46,12 +45,12 @@ def test_few_long_sets_take_the_short_way(dtype, elements, monkeypatch):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", ALIKE)
-def test_the_short_way_gives_the_same(call, layout, monkeypatch):
-    """A second call of the same form does not pass the checks again; other values, the same bits as by the long way."""
+def test_the_short_way_gives_the_same(call, layout, monkeypatch, long_way):
+    """For other values of a form that was met before, the bits of the long way."""
     first, second = (LAYOUTS[layout](images(seed=seed)) for seed in (1, 2))
     norm = ALIKE[call]
-    monkeypatch.setattr(_recall, "_ready", {})
-    long = [norm(x) for x in (second,)]
+    with long_way():
+        long = [norm(x) for x in (second,)]
     monkeypatch.setattr(_recall, "_ready", {})
     norm(first)
     short = norm(second)
@@ -131,7 +130,7 @@ def same(one, other):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int16"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", DIFFERENTIATED)
-def test_gradients_by_the_short_way(call, layout, dtype, forms):
+def test_gradients_by_the_short_way(call, layout, dtype, forms, long_way):
     """With a set that waits for float64 among them, whose sums are not collected, and gradients of several forms."""
     first, second = (LAYOUTS[layout](images(seed=seed, dtype=dtype)) for seed in (1, 2))
     if dtype == "float32":
@@ -149,8 +148,8 @@ def test_gradients_by_the_short_way(call, layout, dtype, forms):
         value, pullback = nk.vjp(norm, x, *map(scaled, args), **own)
         return [value, *(pullback(step) for step in steps)]
 
-    expected = answer(second, 3)
-    forms.clear()
+    with long_way():
+        expected = answer(second, 3)
     answer(first, 1)
     (form,) = forms
     taken, ready = [], forms[form]

@@ -179,7 +179,7 @@ def test_gradients_beside_pytorch(dtype, layout):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second"])
 @pytest.mark.parametrize("norm", ["instance_norm", "layer_norm"])
-def test_calls_of_a_known_form_give_the_same(norm, layout, dtype, monkeypatch):
+def test_calls_of_a_known_form_give_the_same(norm, layout, dtype, monkeypatch, long_way):
     """They take the short way, in both directions; weights that do not lie in line take the long one."""
     options = {"axis": 1} if norm == "layer_norm" else {}
 
@@ -195,8 +195,8 @@ def test_calls_of_a_known_form_give_the_same(norm, layout, dtype, monkeypatch):
         return [y.detach(), *torch.autograd.grad(y, (x, weight, bias), tensor(2, 6, 8, 5, dtype=dtype, seed=seed + 3))]
 
     for step in (1, 2):
-        monkeypatch.setattr(_recall, "_ready", {})
-        expected = answer(5, step)
+        with long_way():
+            expected = answer(5, step)
         monkeypatch.setattr(_recall, "_ready", {})
         answer(9, step)
         assert len(_recall._ready) == (2 if step == 1 else 0)
