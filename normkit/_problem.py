@@ -83,9 +83,7 @@ class Problem:
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
 
     def prepared(self, wanted: bool) -> Any:
-        """The kernel call for problems of this form, which returns their moments if wanted; None where those are given."""
-        if self.tail.moments is not None:
-            return None
+        """The kernel call for problems of this form by statistics of their own, which returns these if wanted."""
         op = self._operands(self.result())
         return _engine.prepared(op, self.options, wanted)
 
