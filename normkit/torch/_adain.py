@@ -9,24 +9,34 @@ import torch
 from normkit import functional
 from normkit.transforms import vjp
 
-from ._operators import operator
 from ._ops import as_like, plain
 
 Tensor = torch.Tensor
 
 
-def _compute(content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> Tensor:
+@torch.library.custom_op(
+    "normkit::adain",
+    mutates_args=(),
+    schema="(Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> Tensor",
+)
+def adain(content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> Tensor:
     """Adaptive instance normalization."""
     arrays = plain(content, style)
     found = functional.adaptive_instance_norm(*arrays, channel_axis=channel_axis, alpha=alpha, eps=eps)
     return as_like(found, content)
 
 
+@adain.register_fake
 def _shapes(content: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(content)
 
 
-def _gradients(dy: Any, content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "normkit::adain_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> (Tensor, Tensor)",
+)
+def adain_backward(dy: Any, content: Any, style: Any, channel_axis: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of content and style; the statistics are taken anew."""
     arrays = plain(content, style)
     options = {"channel_axis": channel_axis, "alpha": alpha, "eps": eps}
@@ -34,6 +44,7 @@ def _gradients(dy: Any, content: Any, style: Any, channel_axis: int, alpha: floa
     return as_like(gradients.content, content), as_like(gradients.style, style)
 
 
+@adain_backward.register_fake
 def _backward_shapes(_: Tensor, content: Tensor, style: Tensor, *__: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(content), torch.empty_like(style)
 
@@ -49,6 +60,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         with torch.enable_grad():
             return (*_differentiable(dy, content, style, *ctx.options), None, None, None)
     return (*adain_backward(dy, content, style, *ctx.options), None, None, None)
+
+
+adain.register_autograd(_backward, setup_context=_setup)
 
 
 def _differentiable(
@@ -69,16 +83,3 @@ def _differentiable(
     x_hat = (content - mean) * (var + eps).rsqrt()
     y = alpha * (style_var.sqrt().reshape(lie) * x_hat + style_mean.reshape(lie)) + (1 - alpha) * content
     return torch.autograd.grad(y, (content, style), dy, create_graph=True)
-
-
-adain = operator(
-    "adain(Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> Tensor",
-    _compute,
-    _shapes,
-    (_backward, _setup),
-)
-adain_backward = operator(
-    "adain_backward(Tensor dy, Tensor content, Tensor style, int channel_axis, float alpha, float eps) -> (Tensor, Tensor)",
-    _gradients,
-    _backward_shapes,
-)

@@ -22,8 +22,6 @@ from normkit._problem import Problem
 from normkit._recall import definition
 from normkit.sets import moments_shape
 
-from ._operators import operator
-
 Tensor = torch.Tensor
 
 
@@ -79,7 +77,12 @@ def as_like(found: Tensor, x: Tensor) -> Tensor:
     return found if found.stride() == like.stride() else like.copy_(found)
 
 
-def _norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "normkit::norm",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, str spec) -> (Tensor, Tensor)",
+)
+def norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     """The norm, and the statistics it used: (mean, its low part, M2), or (mean, 0, variance) where they were given."""
     define, args, keywords = _asked(spec)
     given = _given(numbers_of(mean), numbers_of(var))
@@ -87,13 +90,20 @@ def _norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tup
     return as_like(y, x), tensor_of(used)
 
 
+@norm.register_fake
 def _norm_shapes(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, spec: str) -> tuple[Tensor, Tensor]:
     problem = _shapes(spec, mean is not None, x, weight, bias)
     dtype = x.dtype if x.dtype.is_floating_point else torch.float64
     return torch.empty_like(x, dtype=dtype), x.new_empty((3, *moments_shape(problem.split)), dtype=torch.float64)
 
 
-def _norm_backward(
+@torch.library.custom_op(
+    "normkit::norm_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor used, bool constant, str spec)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def norm_backward(
     dy: Any, x: Any, weight: Any, bias: Any, used: Tensor, constant: bool, spec: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; empty ones in place of those that are not there."""
@@ -104,6 +114,7 @@ def _norm_backward(
     return as_like(gradients.x, x), others[0], others[1]
 
 
+@norm_backward.register_fake
 def _backward_shapes(
     dy: Tensor,
     x: Tensor,
@@ -136,6 +147,9 @@ def _backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Any, ...]:
     return found[0], None if weight is None else found[1], None if bias is None else found[2], None, None, None
 
 
+norm.register_autograd(_backward, setup_context=_setup)
+
+
 def _differentiable(dy: Tensor, x: Tensor, weight: Any, bias: Any, used: Tensor, constant: bool, spec: str) -> tuple[Any, ...]:
     """The gradients as PyTorch operations, for derivatives of the second order and above."""
     problem = _shapes(spec, constant, x, weight, bias)
@@ -163,17 +177,3 @@ def _differentiable(dy: Tensor, x: Tensor, weight: Any, bias: Any, used: Tensor,
         for terms, laid, given in ((steps * x_hat, problem.weight, weight), (steps, problem.bias, bias))
     )
     return (dx * rstd).reshape(x.shape).to(x.dtype), *parameters
-
-
-norm = operator(
-    "norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, str spec) -> (Tensor, Tensor)",
-    _norm,
-    _norm_shapes,
-    (_backward, _setup),
-)
-norm_backward = operator(
-    "norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor used, bool constant, str spec)"
-    " -> (Tensor, Tensor, Tensor)",
-    _norm_backward,
-    _backward_shapes,
-)
