@@ -1,0 +1,132 @@
+"""Gradients however their sums are taken: the same bits by any schedule, and weights' sums beside those of sets."""
+
+import numba
+import numpy as np
+import pytest
+
+import normkit as nk
+from normkit import _recall
+from tests import reference
+from tests.test_gradients import check, uneven
+from tests.test_properties import LAYOUTS, images
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("shape", [(70, 3, 9, 5), (3, 2, 160, 120)])
+def test_a_gradient_depends_on_its_set_alone(shape, layout):
+    x, dy = images(shape=shape), uneven(shape, np.float32)
+    weight = uneven(shape[1], np.float32)
+    whole = nk.vjp(nk.instance_norm, LAYOUTS[layout](x), weight)[1](LAYOUTS[layout](dy))
+    for k in (0, shape[0] - 1):
+        part = slice(k, k + 1)
+        alone = nk.vjp(nk.instance_norm, LAYOUTS[layout](x[part]), weight)[1](LAYOUTS[layout](dy[part]))
+        assert np.array_equal(alone.x, whole.x[part])
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (0, 2, 3), (1,), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_threads_and_schedules_give_the_same_bits(axes, layout, monkeypatch):
+    shape = (6, 5, 100, 90)
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven((5, 1, 90), np.float32)
+    pullback = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1]
+    many, before = pullback(LAYOUTS[layout](dy)), numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        one = pullback(LAYOUTS[layout](dy))
+    finally:
+        numba.set_num_threads(before)
+    assert all(np.array_equal(a, b) for a, b in zip(many, one, strict=True))
+    for few in (0, 1 << 62):
+        monkeypatch.setattr(_recall, "_ready", {})
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        pullback = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1]
+        assert np.array_equal(pullback(LAYOUTS[layout](dy)).x, many.x)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("width", [33, 768, 2048, 3000])
+def test_a_weight_along_many_sets(width, dtype):
+    """Its gradient is collected while the sets are summed; sets that float32 is too narrow for are among them."""
+    x, dy = images(shape=(1100, width), dtype=dtype), uneven((1100, width)).astype(dtype)
+    if dtype == "float32":
+        x[5], x[700], x[-1] = x[5] * 1e-30, x[700] * 1e30, x[-1] * 1e-25
+    weight = uneven(width).astype(dtype)
+    gradients = nk.vjp(nk.layer_norm, x, weight, weight)[1](dy)
+    dx, products, size = reference.gradient(x, (1,), dy, weight)
+    steps = dy.astype(np.longdouble)
+    terms = (np.abs(products).sum(0) + np.abs(steps).sum(0), np.abs(steps).sum(0))
+    check(gradients, (dx, products.sum(0), steps.sum(0), size), dtype, terms, width)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize(
+    ("norm", "args", "options", "shape"),
+    [
+        (nk.group_norm, (32,), {}, (40, 512, 7, 7)),  # its weight stands still in runs, or in lanes
+        (nk.group_norm, (4,), {}, (9, 12, 41, 40)),
+        (nk.layer_norm, (), {"axis": 1}, (16, 96, 29, 28)),  # and in the positions of a tile
+        (nk.layer_norm, (), {"axis": 1}, (3, 33, 65, 1)),
+    ],
+)
+@pytest.mark.parametrize("wild", ["none", "samples", "one beside others"])
+def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layout, wild):
+    """Its gradient is collected too, in many tasks or one, but not where some sets need float64."""
+    x, dy = (LAYOUTS[layout](each) for each in (images(shape=shape), uneven(shape, np.float32)))
+    if wild == "samples":
+        x[0] *= 1e-30
+        x[1] *= 1e30  # its scale is too small for float32
+    elif wild == "one beside others":
+        x[(2, slice(shape[1] // args[0])) if args else (2, slice(None), 3, 0)] *= 1e30
+    weight = uneven(shape[1]).astype(np.float32)
+    gradients = nk.vjp(norm, x, *args, weight, weight, **options)[1](dy)
+    split, axes = ((shape[0], args[0], -1, *shape[2:]), (2, 3, 4)) if args else (shape, (1,))
+    whole = np.broadcast_to(weight.reshape(-1, *[1] * (len(shape) - 2)), shape).reshape(split)
+    dx, products, size = reference.gradient(x.reshape(split), axes, dy.reshape(split), whole)
+    dx, products, size = (np.broadcast_to(each, dx.shape).reshape(shape) for each in (dx, products, size))
+    others, steps = (0, *range(2, len(shape))), dy.astype(np.longdouble)
+    terms = (np.abs(products).sum(others) + np.abs(steps).sum(others), np.abs(steps).sum(others))
+    check(gradients, (dx, products.sum(others), steps.sum(others), size), "float32", terms, x.size // shape[1])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("shape", [(4, 20, 9, 8), (3, 37, 200, 90)])
+def test_bits_do_not_depend_on_sets_that_wait_for_float64(shape, layout):
+    """Their neighbours, done in float32, are not done again."""
+    x, dy = (LAYOUTS[layout](each) for each in (images(shape=shape), uneven(shape, np.float32)))
+    among = x.copy(order="K")
+    among[:, 3] *= 1e-30
+    among[1, 17] *= 1e30
+    others = [k for k in range(shape[1]) if k not in (3, 17)]
+    weight = uneven(shape[1]).astype(np.float32)
+    plain, beside = (nk.vjp(nk.instance_norm, each, weight, weight, eps=0)[1](dy) for each in (x, among))
+    assert np.array_equal(plain.x[:, others], beside.x[:, others])
+    for name in ("weight", "bias"):
+        assert np.array_equal(getattr(plain, name)[others], getattr(beside, name)[others])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "crop"])
+@pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 35])
+def test_runs_side_by_side(channels, layout):
+    """Sets of several runs, fewer and more than are summed at a time; those of a crop end at every row of an image."""
+    shape = (3, 2 * channels, 5, 30)
+    x, dy = images(shape=shape), uneven(shape, np.float32)
+    weight = uneven(shape[1], np.float32)
+    gradients = nk.vjp(nk.group_norm, LAYOUTS[layout](x), 2, weight, weight)[1](LAYOUTS[layout](dy))
+    split = (3, 2, channels, 5, 30)
+    dx, products, size = reference.gradient(x.reshape(split), (2, 3, 4), dy.reshape(split), weight.reshape(2, channels, 1, 1))
+    size = np.broadcast_to(size, split).reshape(shape)
+    sums = [reference.sum_to(part.reshape(shape).astype(np.longdouble), (shape[1], 1, 1)).ravel() for part in (products, dy)]
+    terms = [np.abs(part.reshape(shape)).sum((0, 2, 3)) for part in (np.abs(products) + np.abs(dy.reshape(split)), dy)]
+    check(gradients, (dx.reshape(shape), *sums, size), "float32", terms, x.size // shape[1])
+
+
+@pytest.mark.parametrize("rows", [2, 15, 16, 17, 35])
+def test_a_weight_along_runs_side_by_side(rows):
+    """A weight of every element, of sets whose runs lie apart: what each has from it is collected."""
+    shape = (300, 1, rows, 30)
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven(shape[2:], np.float32)
+    gradients = nk.vjp(nk.normalize, LAYOUTS["crop"](x), (2, 3), weight, weight)[1](LAYOUTS["crop"](dy))
+    dx, products, size = reference.gradient(x, (2, 3), dy, weight)
+    sums = [part.astype(np.longdouble).sum((0, 1)) for part in (products, dy)]
+    terms = [np.abs(part).sum((0, 1)) for part in (np.abs(products) + np.abs(dy), dy)]
+    check(gradients, (dx, *sums, size), "float32", terms, 300)
