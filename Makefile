@@ -15,7 +15,7 @@ test: .venv/test  ## all checks and tests
 
 test-long: .venv/test  ## the tests with many examples each, and once with every array access checked
 	HYPOTHESIS_PROFILE=many $(BIN)/python -m pytest -n 2 --dist loadfile
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba_cache/checked $(BIN)/python -m pytest -n 2 tests/test_properties.py tests/test_gradients.py
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.numba_cache/checked $(BIN)/python -m pytest -n 2 tests/test_properties.py tests/test_gradients.py tests/test_gradient_sums.py
 
 MINUTES ?= 10
 fuzz: .venv/test  ## random arrays, sets and options against the oracle for MINUTES; saves what it finds
