@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 
 from . import formulas
-from .affine import write_run
+from .affine import each_way, write_run
 from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
 from .registers import bits_of, fold, fold_each, halve, splat
@@ -63,7 +63,8 @@ class _Abreast:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
         wide = context.get_value_type(sig.args[11].dtype)
-        self.builder, self.n, self.k, self.eps, self.flags = builder, args[5], args[6], args[8], args[12:14]
+        self.builder, self.n, self.k, self.eps = builder, args[5], args[6], args[8]
+        self.vary, self.stream = args[12:14]
         offsets, self.steps = (cgutils.unpack_tuple(builder, args[j], 4) for j in (3, 4))
         arrays = (Elements(context, builder, sig.args[j], args[j], wide).at(offsets[j]) for j in range(2))
         self.source, self.result = arrays
@@ -119,11 +120,15 @@ class _Abreast:
         high = _narrow(builder, total, self.row)
         rest = builder.fadd(builder.fsub(total, _double(builder, high)), low)
         numbers = [high, *(_narrow(builder, values, self.row) for values in (rest, scale))]
-        for r in range(ABREAST):
-            x, y, *affine = (builder.mul(step, self.n.type(r)) for step in self.steps)
-            own = [builder.extract_element(values, ir.IntType(32)(r)) for values in numbers]
-            movers = [mover.at(on) for mover, on in zip(self.movers, affine, strict=True)]
-            write_run(builder, self.n, ([self.source.at(x)], self.result.at(y)), movers, own, [], *self.flags)
+
+        def write(varying: bool, streaming: bool) -> None:
+            for r in range(ABREAST):
+                x, y, *affine = (builder.mul(step, self.n.type(r)) for step in self.steps)
+                own = [builder.extract_element(values, ir.IntType(32)(r)) for values in numbers]
+                movers = [mover.at(on) for mover, on in zip(self.movers, affine, strict=True)]
+                write_run(builder, self.n, ([self.source.at(x)], self.result.at(y)), movers, own, [], varying, streaming)
+
+        each_way(builder, self.vary, self.stream, write)
 
 
 @primitive

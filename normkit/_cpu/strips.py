@@ -12,7 +12,7 @@ from numba.core import cgutils
 from .._formulas import add_terms
 from .geometry import HEAD_OF_RUN, STRIP_ROWS
 from .registers import first_lanes, fold, fold_each, halve, splat
-from .simd import Elements, Mask, Table, elements_of, primitive, sources_of
+from .simd import Elements, Mask, Table, each_run, elements_of, primitive, sources_of
 
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES
@@ -212,13 +212,14 @@ def sum_runs(
         half = ir.VectorType(given.none.type.element, LANES // 2)
         laid = [cgutils.alloca_once(builder, half, intp(SIDE)) for _ in range(2)]
 
-        def each_run(add: Any) -> None:
-            with cgutils.for_range_slice(builder, intp(0), args[11], intp(1), intp) as (k, _):
-                add([builder.mul(k, steps[operand]) for operand in (0, 2, 3)])
+        def sum_each(add: Any) -> None:
+            walk = [intp(1), steps[0], steps[2], steps[3]]
+            with each_run(builder, args[11], [intp(0)] * 4, walk) as (k, *on):
+                add(on)
                 for place, lanes in zip(laid, given.found(), strict=True):
                     builder.store(halve(builder, lanes), builder.gep(place, [k]))
 
-        given.each_way(fixed, each_run)
+        given.each_way(fixed, sum_each)
         for row, place in enumerate(laid):
             rows = [builder.load(builder.gep(place, [intp(k)])) for k in range(SIDE)]
             table.row(intp(row)).store(intp(0), fold_each(builder, rows))
