@@ -1,14 +1,18 @@
 """Gradients however their sums are taken: the same bits by any schedule, and weights' sums beside those of sets."""
 
+import tracemalloc
+
 import numba
 import numpy as np
 import pytest
 
 import normkit as nk
-from normkit import _recall
+from normkit import _gradients, _recall
+from normkit._cpu.plan import plan_of
+from normkit._operands import Operands
 from tests import reference
-from tests.test_gradients import check, uneven
-from tests.test_properties import LAYOUTS, images
+from tests.test_gradients import check, check_by_channels, uneven
+from tests.test_properties import LAYOUTS, as_dtype, images
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
@@ -130,3 +134,60 @@ def test_a_weight_along_runs_side_by_side(rows):
     sums = [part.astype(np.longdouble).sum((0, 1)) for part in (products, dy)]
     terms = [np.abs(part).sum((0, 1)) for part in (np.abs(products) + np.abs(dy), dy)]
     check(gradients, (dx, *sums, size), "float32", terms, 300)
+
+
+DY = {  # that of y.sum(), y.sum(0), y.sum((2, 3)), y.sum(3), and what lies otherwise than x
+    "one number": lambda dy: np.broadcast_to(dy[:1, :1, :1, :1], dy.shape),
+    "one sample": lambda dy: np.broadcast_to(dy[:1], dy.shape),
+    "one number for a channel": lambda dy: np.broadcast_to(dy[:, :, :1, :1], dy.shape),
+    "one number for a row": lambda dy: np.broadcast_to(dy[..., :1], dy.shape),
+    "NC*": lambda dy: dy,
+    "channels-last": LAYOUTS["channels-last"],
+    "reversed": LAYOUTS["reversed"],
+    "step": LAYOUTS["step"],
+}
+
+
+@pytest.mark.parametrize("dy", DY)
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("axes", [(2, 3), (1, 2, 3), (0, 2, 3), (1,), (3,)])
+@pytest.mark.parametrize("shape", [(2, 3, 33, 65), (3, 32, 7, 7), (2, 5, 1, 2100), (40, 300, 2, 2)])
+def test_dy_may_lie_anywhere(shape, axes, layout, dy):
+    check_by_channels(LAYOUTS[layout](images(shape=shape)), axes, DY[dy](uneven(shape, np.float32)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dy", DY)
+def test_dy_of_any_dtype_may_lie_anywhere(dy, dtype):
+    """The same bits as of a copy: runs of x are runs of what is copied."""
+    x, values = (as_dtype(a, dtype) for a in (images(shape=(3, 32, 40, 60)), uneven((3, 32, 40, 60))))
+    weight = uneven(32)
+    pullback = nk.vjp(nk.group_norm, x, 4, weight, weight)[1]
+    given = DY[dy](values)
+    assert all(np.array_equal(*pair) for pair in zip(pullback(given), pullback(np.array(given, order="C")), strict=True))
+
+
+@pytest.mark.parametrize("dy", DY)
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_a_dy_that_lies_anywhere_is_not_copied(layout, dy):
+    """Beside the gradients: statistics, sums of tasks, a fixed number of bytes for each thread, and 1 MiB of dy at most."""
+    shape = (8, 32, 120, 150)
+    x, given = LAYOUTS[layout](images(shape=shape)), DY[dy](uneven(shape, np.float32))
+    pullback = nk.vjp(nk.instance_norm, x)[1]
+    pullback(given)
+    tracemalloc.start()
+    gradients = pullback(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < gradients.x.nbytes + (1 << 20) + 200_000 < 2 * x.nbytes
+
+
+@pytest.mark.parametrize("dy", ["one number", "one sample", "one number for a channel"])
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("axes", [(2, 3), (1, 2, 3), (0, 2, 3)])
+def test_a_dy_that_repeats_numbers_is_read_in_lines(axes, layout, dy):
+    """Number by number it would take 3 to 20 times as long."""
+    x, given = LAYOUTS[layout](images(shape=(70, 32, 30, 30))), DY[dy](uneven((70, 32, 30, 30), np.float32))
+    given = _gradients.spreading(given, x)(given)
+    op = Operands(x, x, None, None, nk.NormSet(axes).split(x.shape), True, given, fresh=True)
+    assert plan_of(op, np.ones(()), np.ones(())).apart is None

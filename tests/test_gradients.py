@@ -179,9 +179,13 @@ def test_any_gradient(case, data):
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
 @pytest.mark.parametrize("axes", [(2, 3), (1, 2, 3), (0, 2, 3), (1,)])
 def test_sizes_around_blocks_and_chunks(axes, layout, shape):
-    x, dy = images(shape=shape), uneven(shape, np.float32)
-    weight = np.linspace(0.5, 2, shape[1], dtype=np.float32).reshape(-1, 1, 1)
-    gradients = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1](LAYOUTS[layout](dy))
+    check_by_channels(LAYOUTS[layout](images(shape=shape)), axes, LAYOUTS[layout](uneven(shape, np.float32)))
+
+
+def check_by_channels(x, axes, dy):
+    """The gradient of x, and of a weight for each channel, against the oracle."""
+    weight = np.linspace(0.5, 2, x.shape[1], dtype=np.float32).reshape(-1, 1, 1)
+    gradients = nk.vjp(nk.normalize, x, axes, weight, weight)[1](dy)
     dx, products, size = reference.gradient(x, axes, dy, weight)
     sums = [reference.sum_to(part.astype(np.longdouble), weight.shape) for part in (products, dy)]
     terms = [reference.sum_to(np.abs(part), weight.shape) for part in (np.abs(products) + np.abs(dy), dy)]

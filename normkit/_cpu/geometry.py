@@ -82,20 +82,21 @@ def _mode(view: SetView) -> int:
 
 
 def apart(view: SetView) -> bool:
-    """Whether neighbours in a run or tile are not neighbours in memory, in some operand."""
+    """Whether neighbours in a run or tile are not neighbours in memory, in some operand; but dy of a run may lie anywhere."""
     if view.set_size == 1:
         return view.tile > 1 and view.apply_lanes == 0
-    near = all(_columns(view, k)[0] for k in ((0, 3) if view.gradient else (0,)))
+    runs = view.tile * view.set_lanes == 1
+    near = all(_columns(view, k)[0] for k in ((0, 3) if view.gradient and not runs else (0,)))
     if any(strides[2] != 0 for _, strides in view.walk):
         near &= any(_columns(view, 2))
-    if view.tile * view.set_lanes > 1:
+    if not runs:
         return not (near and view.apply_lanes > 0)
     _, (x, y, weight, last) = view.reduced[-1]
-    return not (near and x == y == 1 and weight in (0, 1) and last == (1 if view.gradient else weight))
+    return not (near and x == y == 1 and weight in (0, 1) and (view.gradient or last == weight))
 
 
 def in_runs(view: SetView) -> bool:
-    """Whether every set lies in runs, in all that is read and written, affines along with it or still."""
+    """Whether every set lies in runs, in x and in what is written, affines along with it or still."""
     return view.tile * view.set_lanes == 1 and not apart(view)
 
 

@@ -201,3 +201,16 @@ def gather(typingctx: Any, x: Any, o: Any, sets: Any, set_step: Any, lanes: Any,
 
     index = types.intp
     return types.void(x, index, index, index, index, index, to), codegen
+
+
+@primitive
+def line_up(typingctx: Any, x: Any, o: Any, step: Any, m: Any, line: Any, p: Any) -> Any:
+    """line[p + j] = x[o + j * step] for j in [0, m), of the same dtype."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        wide = ir.DoubleType() if sig.args[0].dtype == types.float64 else ir.FloatType()
+        source, to = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 4))
+        _read_row(builder, source.at(args[1]), args[2], args[3], to.at(args[5]))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.intp, types.intp, line, types.intp), codegen

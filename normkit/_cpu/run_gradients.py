@@ -9,11 +9,11 @@ import numpy as np
 from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CHUNK, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
 from .rows import add_run
-from .runs import apply_set, centre_of
+from .runs import apply_set, centre_of, lined_up
 from .standardize import skipped
 from .strips import SIDE, sum_run, sum_runs
 from .vectors import fence, fill, least, out_of_line, read, release, scratch
@@ -37,20 +37,21 @@ def _weighed(moving: Any, o: int, along: Any, s: Any, q: Any, total: Any) -> Any
 
 @jit_inline
 def _products(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any, sums: Any
+    x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any, sums: Any, line: Any
 ) -> Any:
     """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
 
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are None or 2 x 0. sums: 2 x SIDE, for those of runs.
+    it does not; not where they are None or 2 x 0. sums: 2 x SIDE, for those of runs. line: room for a block of dy.
     """
     end, along, steps = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG, steps_of(geo, WALK)
-    i, plain, products = chunk * CHUNK, 0.0, 0.0
+    i, plain, products, step = chunk * CHUNK, 0.0, 0.0, entry(geo, innermost(geo, WALK), DY)
     while i < end:
         here, run, count = next_runs(geo, WALK, at, i, end, SIDE)
         if run > BLOCK:
             run, count = BLOCK, 1
-        sum_runs(x, here[0], dy, here[3], run, centre, moving, here[2], along, collected, steps, count, sums)
+        given, here, go, run, count = lined_up(dy, here, steps, step, run, count, line)
+        sum_runs(x, here[0], given, here[3], run, centre, moving, here[2], along, collected, go, count, sums)
         for k in range(count):
             s, q = _weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k], total)
             plain += s
@@ -106,6 +107,7 @@ def backward(
     """
     out_of_line()
     collected, part = scratch(2, totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real), scratch(2, SIDE, real)
+    line = scratch(1, BLOCK, dy)
     _clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
@@ -114,16 +116,17 @@ def backward(
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
-                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task], part)
+                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task], part, line)
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
-                apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest)
+                apply_set(x, dy, dx, w, None, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, rest, line)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])
     release(collected)
     release(part)
+    release(line)
     fence()
     return 0
 
@@ -152,6 +155,7 @@ def backward_short(
     out_of_line()
     along = entry(geo, LANE, MODE) == ALONG
     n, vary, stream = entry(geo, 1, ROWS), entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
+    step, line = entry(geo, innermost(geo, WALK), DY), scratch(1, BLOCK, dy)
     collected = scratch(2, totals.shape[2] if along else 0, real)
     _clear(collected)
     for task in range(begin, end):
@@ -160,14 +164,16 @@ def backward_short(
             if not skipped(todo, k, real):
                 at = set_origin(geo, k)
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                s, q = sum_run(x, at[0], dy, at[3], n, centre, (w,), at[2], along, collected)
+                given, here, _, _, _ = lined_up(dy, at, at, step, n, 1, line)
+                s, q = sum_run(x, at[0], given, here[3], n, centre, (w,), at[2], along, collected)
                 s, q = _weighed((w,), at[2], along, s, q, totals[task])
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
-                apply_runs(x, dy, dx, (w, None), at, at, n, 1, centre, rest, vary, stream)
+                apply_runs(x, given, dx, (w, None), here, here, n, 1, centre, rest, vary, stream)
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == last:
                 _flush(collected, totals[task])
     release(collected)
+    release(line)
     fence()
     return 0
 
@@ -192,7 +198,7 @@ def partial_products(
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks, part = partials.shape[1], scratch(2, SIDE, real)
+    chunks, part, line = partials.shape[1], scratch(2, SIDE, real), scratch(1, BLOCK, dy)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -202,7 +208,8 @@ def partial_products(
                 if len(moving) == 1:
                     centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task], part)
+                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task], part, line)
                 partials[k, chunk, 0], partials[k, chunk, 1] = sums
     release(part)
+    release(line)
     return 0

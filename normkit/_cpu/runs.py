@@ -16,12 +16,12 @@ from .affine import apply_runs
 from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE
 from .compile import jit, jit_inline
 from .formulas import about_pivot, cancels, loses_digits, scale_of, two_parts
-from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, HEAD_OF_RUN, KEPT, MEMORY, PAST, REDUCED, ROWS, WALK, B, W, X, Y
-from .indexing import entry, innermost, next_runs, position, set_origin, sets_at, steps_of, tiles_of
+from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, DY, HEAD_OF_RUN, KEPT, MEMORY, PAST, REDUCED, ROWS, WALK, B, W, X, Y
+from .indexing import entry, innermost, line_up, next_runs, position, set_origin, sets_at, steps_of, tiles_of
 from .standardize import skipped
 from .strips import FEW, LONG, head_of_run, sum_run
 from .sums import merge
-from .vectors import fence, least, on_its_own, out_of_line, read
+from .vectors import fence, least, on_its_own, out_of_line, read, release, scratch
 
 
 @jit_inline
@@ -74,15 +74,34 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
 
 
 @jit_inline
+def lined_up(dy: Any, here: Any, steps: Any, step: int, run: int, count: int, line: Any) -> Any:
+    """Runs whose elements of dy are neighbours: dy, offsets, steps, the length of a run, and how many.
+
+    Where those of dy lie apart, or are all the same one, as many runs as have room are copied to `line`, 1 x BLOCK.
+    """
+    if step == 1:
+        return dy, here, steps, run, count
+    run = least(run, BLOCK)
+    count = least(count, BLOCK // run)
+    for k in range(count):
+        line_up(dy, here[3] + k * steps[3], step, run, line, k * run)
+    return line[0], (here[0], here[1], here[2], 0), (steps[0], steps[1], steps[2], run), run, count
+
+
+@jit_inline
 def apply_set(
-    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any
+    x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, first: int, last: int, centre: Any, rest: Any, line: Any
 ) -> None:
-    """The result for elements [first, last) of the set that starts at offsets `at`."""
-    vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
-    steps, i = steps_of(geo, REDUCED), first
+    """The result for elements [first, last) of the set that starts at offsets `at`. line: room for a block of dy."""
+    inner = innermost(geo, REDUCED)
+    vary, stream = entry(geo, inner, W) != 0, entry(geo, 2, MEMORY) == PAST
+    steps, i, given = steps_of(geo, REDUCED), first, dy
     while i < last:
         here, run, count = next_runs(geo, REDUCED, at, i, last, last)
-        apply_runs(x, dy, y, (w, b), here, steps, run, count, centre, rest, vary, stream)
+        go = steps
+        if dy is not None:
+            given, here, go, run, count = lined_up(dy, here, steps, entry(geo, inner, DY), run, count, line)
+        apply_runs(x, given, y, (w, b), here, go, run, count, centre, rest, vary, stream)
         i += run * count
 
 
@@ -140,7 +159,7 @@ def forward(
             marked += 1
         else:
             centre = centre_of(mean, low, scale_of(m2, share, eps), real)
-            apply_set(x, None, y, w, b, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, centre)
+            apply_set(x, None, y, w, b, geo, at, 0, entry(geo, 2, APPLY_ROWS), centre, centre, None)
     fence()
     return marked
 
@@ -220,7 +239,7 @@ def apply(
 ) -> int:
     """The result of one chunk of a few sets per task, from the numbers of the sets: of the norm, or with dy its gradient."""
     out_of_line()
-    n, kind = entry(geo, 2, APPLY_ROWS), real.dtype.type
+    n, kind, line = entry(geo, 2, APPLY_ROWS), real.dtype.type, scratch(1, BLOCK, dy)
     chunks = -(-n // CHUNK)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
@@ -232,6 +251,7 @@ def apply(
                 if dy is not None:
                     rest = (kind(sets[SET_SHIFT, k]), kind(sets[SET_SLOPE, k]), kind(sets[SET_GAIN, k]))
                 stop = least(n, (chunk + 1) * CHUNK)
-                apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest)
+                apply_set(x, dy, y, w, b, geo, set_origin(geo, k), chunk * CHUNK, stop, centre, rest, line)
+    release(line)
     fence()
     return 0

@@ -12,6 +12,7 @@ from .doors import glance as glance
 from .doors import ingest as ingest
 from .libraries import Library as Library
 from .libraries import library_of as library_of
+from .libraries import memory_order as memory_order
 from .libraries import native as native
 from .results import gradient_dtype as gradient_dtype
 from .results import new_like as new_like

@@ -140,7 +140,7 @@ NUMPY = Library()
 
 
 @lru_cache(maxsize=4096)
-def _memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def memory_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes by falling stride, those of length 1 last; and the way back."""
     order = sorted(range(len(shape)), key=lambda axis: -abs(strides[axis]) if shape[axis] > 1 else 0)
     return tuple(order), tuple(sorted(range(len(order)), key=order.__getitem__))
@@ -170,7 +170,7 @@ class _OnDevice(Library):
 
     def new_like(self, like: DeviceArray, dtype: DType) -> DeviceArray:
         """New memory in the memory order of an array: its axes by falling stride."""
-        order, back = _memory_order(like.shape, like.strides)
+        order, back = memory_order(like.shape, like.strides)
         made = self.empty(tuple(like.shape[axis] for axis in order), dtype)
         array: DeviceArray = self.view(self.permute(made, back))
         return array
