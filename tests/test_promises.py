@@ -153,7 +153,7 @@ def test_sums_of_short_runs_are_as_exact(inner):
 
 # -------------------------------------------------------- 2. a set's result depends on that set alone, bit for bit
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("size", [7, 8, 9, 31, 33, 96, 97, 128, 129, 192, 193, 384, 385])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 9, 31, 33, 96, 97, 128, 129, 192, 193, 384, 385])
 def test_short_sets_some_at_a_time_have_the_bits_of_each_alone(size, dtype):
     """Among them ones that are constant, hold NaN, start far off their mean, or wait for float64: alone, and beside others."""
     rng = np.random.default_rng(size)
@@ -258,6 +258,7 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
     for few in (0, 1 << 62):
         monkeypatch.setattr(_recall, "_ready", {})
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_ELEMENTS", 1)
         assert np.array_equal(call(x), serial)
 
 

@@ -26,7 +26,7 @@ _DOUBLE = ir.DoubleType()
 
 
 def _first_pivot(builder: ir.IRBuilder, run: Elements, n: ir.Value, center: ir.Value) -> ir.Value:
-    """The pivot of a run of FEW elements or more, that of `runs._block_sums`; 0 without `center`."""
+    """The pivot of a run, that of `runs._block_sums`; 0 without `center`."""
     pivot = cgutils.alloca_once_value(builder, ir.Constant(run.wide, 0.0))
     with builder.if_then(center), builder.if_else(builder.icmp_signed(">", n, n.type(LONG))) as (long, short):
         with long:
@@ -35,7 +35,7 @@ def _first_pivot(builder: ir.IRBuilder, run: Elements, n: ir.Value, center: ir.V
             share = builder.fmul(_double(builder, fold(builder, head)), _DOUBLE(1.0 / HEAD_OF_RUN))
             builder.store(_narrow(builder, builder.fadd(_double(builder, start), share), run.wide), pivot)
         with short:
-            builder.store(mean_of_few(builder, run), pivot)
+            builder.store(mean_of_few(builder, run, n), pivot)
     return builder.load(pivot)
 
 
@@ -149,7 +149,7 @@ def normalize_abreast(
     vary: Any,
     stream: Any,
 ) -> Any:
-    """Normalize sets [k, k + ABREAST), each a run of n elements, FEW to a block of them. The same bits as one by one.
+    """Normalize sets [k, k + ABREAST), each a run of n elements, a block at most. The same bits as one by one.
 
     Returns whether it did: not where the pivot of one turned out to be far off, or one waits for float64. at, steps: offsets of
     set k in x, y, weight and bias, and how far the next set is. shares: 1 / n, and 1 / the divisor of the variance.

@@ -19,7 +19,7 @@ from .formulas import about_pivot, cancels, loses_digits, scale_of, two_parts
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, DY, HEAD_OF_RUN, KEPT, MEMORY, PAST, REDUCED, ROWS, WALK, B, W, X, Y
 from .indexing import entry, innermost, line_up, next_runs, position, set_origin, sets_at, steps_of, tiles_of
 from .standardize import skipped
-from .strips import FEW, LONG, head_of_run, sum_run
+from .strips import LONG, head_of_run, sum_run
 from .sums import merge
 from .vectors import fence, least, on_its_own, out_of_line, read, release, scratch
 
@@ -28,15 +28,15 @@ from .vectors import fence, least, on_its_own, out_of_line, read, release, scrat
 def _block_sums(x: Any, o: int, size: int, pivot: Any, first: Any, center: Any, kind: Any) -> Any:
     """The two sums of a block about a pivot near its mean, 1 / size, and that pivot.
 
-    For the first block of a chunk it is the mean of its own first elements, or if it has fewer than FEW the given one. Where
-    it turns out to be far off, they are summed once more about the block's own mean: so at most a bit is lost.
+    For the first block of a chunk it is the mean of its own first elements. Where it turns out to be far off, they are summed
+    once more about the block's own mean: so at most a bit is lost.
     """
     m = size
     if center and first:
         if size > LONG:
             m = HEAD_OF_RUN
-        elif size >= FEW:
-            pivot = head_of_run(x, o, kind)
+        else:
+            pivot = head_of_run(x, o, size, kind)
     s, q, share = kind(0), kind(0), 1.0
     for attempt in range(3):
         s, q = sum_run(x, o, None, 0, m, (pivot, pivot, pivot), None, 0, False, None)
@@ -201,7 +201,7 @@ def forward_short(
     n, center, marked, inner = entry(geo, 1, ROWS), entry(geo, 1, CENTER) != 0, 0, innermost(geo, KEPT)
     vary, stream = entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
     steps = (entry(geo, inner, X), entry(geo, inner, Y), entry(geo, inner, W), entry(geo, inner, B))
-    abreast = n >= FEW and n * y.itemsize <= ABREAST_BYTES
+    abreast = n * y.itemsize <= ABREAST_BYTES
     abreast &= real.itemsize == 4 or todo.shape[0] == 0  # else only those that are marked are to be done
     k, last = tiles_of(geo, begin, end)
     while k < last:

@@ -17,30 +17,34 @@ from .simd import Elements, Mask, Table, each_run, elements_of, primitive, sourc
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES
 SIDE = LANES // 2  # runs whose lanes are added up side by side
-FEW = 8  # elements that give a pivot within a deviation of the mean, but for 1 set of 200; the first alone, 1 of 3
+FEW = 8  # elements whose mean is within a deviation of that of all, but for 1 set of 200; the first, but for 1 of 3
 LONG = 4 * HEAD_OF_RUN  # elements of a block whose first pivot is the mean of its head
 _AHEAD = 2048  # bytes asked for ahead: statistics of 128 MiB take 4.2 ms so, 7.4 without (2 cores, 2026-11)
 
 
-def mean_of_few(builder: ir.IRBuilder, run: Elements) -> ir.Value:
-    """The mean of the first FEW elements: neighbours are added first."""
-    lanes = run.load(ir.Constant(ir.IntType(64), 0), FEW)
+def mean_of_few(builder: ir.IRBuilder, run: Elements, m: ir.Value) -> ir.Value:
+    """The mean of the first FEW of m elements, or 4, 2 or 1 of fewer: of equal ones exactly that. Neighbours are added."""
+    count, share = m.type(1), run.wide(1)
+    for power in (2, 4, FEW):
+        enough = builder.icmp_signed(">=", m, m.type(power))
+        count, share = builder.select(enough, m.type(power), count), builder.select(enough, run.wide(1 / power), share)
+    lanes = run.load(m.type(0), FEW, first_lanes(builder, count, FEW))
     while lanes.type.count > 1:
         order, none = ir.VectorType(ir.IntType(32), lanes.type.count // 2), ir.Constant(lanes.type, ir.Undefined)
         picks = (ir.Constant(order, list(range(odd, lanes.type.count, 2))) for odd in (0, 1))
         lanes = builder.fadd(*(builder.shuffle_vector(lanes, none, pick) for pick in picks))
-    return builder.fmul(builder.extract_element(lanes, ir.IntType(32)(0)), run.wide(1 / FEW))
+    return builder.fmul(builder.extract_element(lanes, ir.IntType(32)(0)), share)
 
 
 @primitive
-def head_of_run(typingctx: Any, x: Any, o: Any, kind: Any) -> Any:
-    """`mean_of_few`, of the run at o."""
+def head_of_run(typingctx: Any, x: Any, o: Any, m: Any, kind: Any) -> Any:
+    """`mean_of_few`, of the run of m at o."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         wide = context.get_value_type(sig.return_type)
-        return mean_of_few(builder, Elements(context, builder, sig.args[0], args[0], wide).at(args[1]))
+        return mean_of_few(builder, Elements(context, builder, sig.args[0], args[0], wide).at(args[1]), args[2])
 
-    return kind.instance_type(x, types.intp, kind), codegen
+    return kind.instance_type(x, types.intp, types.intp, kind), codegen
 
 
 class RunSums:
