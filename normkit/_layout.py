@@ -24,9 +24,13 @@ Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 TILE_WIDTH, MANY_LANES = 256, 8
 _VECTOR = 16  # lanes
 # A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
-# channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16. Where the segments follow one another, and
-# only the weight changes between them, runs pay sooner: its gradient for NCHW in runs of 49 takes 0.6 ms, in lanes 1.5.
-SHORT_RUN, SHORT_RUN_IN_LINE = 64, 24
+# channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16. Where more than one, and at most GROUPS,
+# would fit between two of them, they are groups of channels, whose rows follow one another in memory, and longer ones pay: the
+# same of (16, 2048, 7, 7) takes 0.29 ms in lanes, 0.53 in runs of 64, of (8, 2048, 14, 14) in 16 groups 0.74 and 1.4; but
+# instance norm of a crop to 256 x 256 7 and 4.4, the gradient of batch norm of (32, 512, 14, 14) in float16 0.78 and 0.60.
+# Where the segments follow one another, and only the weight changes between them, runs pay sooner: a gradient of group norm for
+# NCHW in runs of 49 takes 0.6 ms, in lanes 1.5 (Zen 4, 2026-11).
+SHORT_RUN, SHORT_RUN_IN_GROUPS, SHORT_RUN_IN_LINE, GROUPS = 64, 2 * TILE_WIDTH + 1, 24, 64
 FEW_ROWS = 8
 
 
@@ -146,6 +150,13 @@ def _width(sets: int, lanes: int) -> int:
     return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
 
 
+def _short_run(length: int, step: int) -> int:
+    """The length from which on segments that are `step` from one to the next are runs."""
+    if step == length:
+        return SHORT_RUN_IN_LINE
+    return SHORT_RUN_IN_GROUPS if 2 * length < step <= GROUPS * length else SHORT_RUN
+
+
 def _schedule(
     kept: tuple[Segment, ...], reduced: tuple[Segment, ...], walk: tuple[Segment, ...], offsets: Strides, gradient: bool
 ) -> SetView:
@@ -154,8 +165,7 @@ def _schedule(
     inner, (step, *_) = walk[-1]
     size = prod(n for n, _ in walk)
     lane: Segment = (1, (0, 0, 0, 0))
-    short = SHORT_RUN if len(walk) > 1 and walk[-2][1][0] != inner else SHORT_RUN_IN_LINE
-    if len(walk) > 1 and step == 1 and inner < short and size >= FEW_ROWS * inner:
+    if len(walk) > 1 and step == 1 and inner < _short_run(inner, abs(walk[-2][1][0])) and size >= FEW_ROWS * inner:
         lane, walk = walk[-1], walk[:-1]
         tile = _width(sets, inner) if set_step == inner else 1
     else:

@@ -90,6 +90,26 @@ def test_negative_and_zero_strides():
     assert np.allclose(nk.normalize(x, 1), 0)
 
 
+@pytest.mark.parametrize(
+    ("reduced", "gap", "lanes"),
+    [
+        ((49, 64), 31 * 64, 64),  # groups of channels: the rows of 32 follow one another
+        ((49, 512), 7 * 512, 512),
+        ((49, 513), 7 * 513, 1),
+        ((49, 64), 64, 1),  # every second row
+        ((120, 120), 8, 1),  # a crop
+        ((32, 196), 511 * 196, 1),  # a channel of a batch
+        ((7, 64), 31 * 64, 1),
+    ],
+)
+def test_lanes_follow_from_the_set_alone(reduced, gap, lanes):
+    rows, length = reduced
+    for sets in (1, 2, 32):
+        steps = (length + gap, length, 1)
+        view = set_view(nk.NormSet((0, 2)).split((rows, sets, length)), steps, steps, (0,) * 3, (0,) * 3)
+        assert view.set_lanes == lanes
+
+
 @given(st.data(), st.integers(1, 5))
 def test_any_layout_equals_its_copy(data, ndim):
     """The same bits from any strides as from a dense copy whose axes lie in the same order.
