@@ -43,6 +43,7 @@ def test_threads_and_schedules_give_the_same_bits(axes, layout, monkeypatch):
     for few in (0, 1 << 62):
         monkeypatch.setattr(_recall, "_ready", {})
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_ELEMENTS", 1)
         pullback = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1]
         assert np.array_equal(pullback(LAYOUTS[layout](dy)).x, many.x)
 
@@ -134,6 +135,19 @@ def test_a_weight_along_runs_side_by_side(rows):
     sums = [part.astype(np.longdouble).sum((0, 1)) for part in (products, dy)]
     terms = [np.abs(part).sum((0, 1)) for part in (np.abs(products) + np.abs(dy), dy)]
     check(gradients, (dx, *sums, size), "float32", terms, 300)
+
+
+@pytest.mark.parametrize("channels", [33, 64, 200, 512, 513])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_groups_of_many_channels_side_by_side(channels, dtype):
+    shape = 2, 3 * channels, 9, 5
+    x, dy = (LAYOUTS["channels-last"](a.astype(dtype)) for a in (images(shape=shape), uneven(shape)))
+    weight = uneven(3 * channels).astype(dtype)
+    y, pullback = nk.vjp(nk.group_norm, x, 3, weight, weight)
+    wide_x, wide_dy, wide_weight = (np.array(a, np.float64, order="C") for a in (x, dy, weight))
+    exact, exact_pullback = nk.vjp(nk.group_norm, wide_x, 3, wide_weight, wide_weight)
+    for found, expected in zip((y, *pullback(dy)), (exact, *exact_pullback(wide_dy)), strict=True):
+        assert np.allclose(found, expected, rtol=0, atol=(4e-6 if dtype == "float32" else 1e-3) * np.abs(expected).max())
 
 
 DY = {  # that of y.sum(), y.sum(0), y.sum((2, 3)), y.sum(3), and what lies otherwise than x

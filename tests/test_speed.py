@@ -134,10 +134,35 @@ print(sorted(new - sys.stdlib_module_names))
     assert run_python("-c", code).strip() == "['normkit']"
 
 
-@pytest.mark.parametrize(("elements", "fused"), [(1 << 15, True), (1 << 16, False)])
-def test_few_long_sets_are_split_only_where_two_threads_have_work(elements, fused):
-    x, none = np.ones((3, elements), np.float32), np.ones(())
-    assert plan_of(Operands(x, x, None, None, nk.NormSet(1).split(x.shape), True), none, none).fused == fused
+def plan_for(x, axes, weight=None, gradient=False):
+    """The plan of a norm of x, or of its gradient."""
+    none, dy = np.ones(()), x if gradient else None
+    op = Operands(x, x, weight, None, nk.NormSet(axes).split(x.shape), True, dy, fresh=True)
+    return plan_of(op, none if weight is None else weight, none)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fused"),
+    [((3, 1 << 15), True), ((3, 1 << 16), False), ((8, 1 << 15), True), ((8, 1 << 16), False), ((64, 1 << 16), True)],
+)
+def test_few_long_sets_are_split_only_where_threads_have_work(shape, fused):
+    assert plan_for(np.ones(shape, np.float32), 1).fused == fused
+
+
+def test_short_sets_are_work_for_two_threads_sooner():
+    """A set costs some by itself, and a gradient twice a norm."""
+    assert plan_for(np.ones((12800, 4), np.float32), 1).work >= threads.PARALLEL_ELEMENTS > 4 * 12800
+    assert plan_for(np.ones((32, 2048), np.float32), 1).work < threads.PARALLEL_ELEMENTS
+    assert plan_for(np.ones((32, 2048), np.float32), 1, gradient=True).work >= threads.PARALLEL_ELEMENTS
+
+
+@pytest.mark.parametrize("shape", [(4, 768), (50, 768), (197, 768), (781, 256), (2000, 768), (128, 8192), (20_000, 8)])
+def test_gradients_of_weights_are_collected_while_sets_are_summed(shape):
+    """By layer norm's own kernel, in little memory; in a pass of their own they would take twice as long as all else."""
+    x, weight = np.ones(shape, np.float32), np.ones((1, shape[1]), np.float32)
+    plan = plan_for(x, 1, weight, gradient=True)
+    assert plan.collects
+    assert plan.groups * 2 * 8 * shape[1] <= max(1 << 19, x.nbytes / 16)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])

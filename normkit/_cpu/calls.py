@@ -37,9 +37,9 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
 
 def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Run:
     """`forward_for` by one kernel, as `narrow_then_wide` has it, but with all at hand: a call of 3 us would take 1.5 more."""
-    n_sets, elements, (take_x, take_y, take_weight, take_bias) = plan.n_sets, plan.elements, takes
+    n_sets, (take_x, take_y, take_weight, take_bias) = plan.n_sets, takes
     serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
-    launch, launch_again = (threads.Launcher(serial, elements) for _ in range(2))
+    launch, launch_again = (threads.Launcher(serial, plan.work) for _ in range(2))
     narrow, again = ((plan.geo, share, eps, REAL[kind], plan.apart, 0, plan.groups) for kind in (wide, True))
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
@@ -111,7 +111,7 @@ class _Statistics:
 
 def launchers(kernel: Any, plan: Plan) -> dict[int, threads.Launcher]:
     """What launches a kernel, by the bytes of its accumulator."""
-    return {real.itemsize: threads.Launcher(kernel, plan.elements) for real in REAL.values()}
+    return {real.itemsize: threads.Launcher(kernel, plan.work) for real in REAL.values()}
 
 
 def mark_sets(sets: Array, kind: Array, todo: Array) -> Any:

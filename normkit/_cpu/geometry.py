@@ -35,6 +35,7 @@ HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose 
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a parallel launch costs 5
+_RUN_ELEMENTS = 64  # what a run costs beside its elements: 13 ns, where one of these takes 0.2
 # Results of this size go to memory past the caches, but never to fresh memory, whose pages the system has just put there:
 # instance norm of 128 MiB takes 20 ms so, and 25 streamed. Layer norm into touched memory, in ms, streamed or not (2 cores,
 # 2 MiB of L2 each, 2026-11): 16 MiB 0.95 / 0.82, 32 MiB 1.9 / 2.0, 64 MiB 4.2 / 7.4; and 64 MiB in runs of 256: 5.8 / 6.3, of
@@ -45,9 +46,11 @@ _STREAM_RUN = 1 << 9
 # one thread, in ms, so or not (Zen 4, 2026-11): 4 MiB 0.22 / 0.23, 6 MiB 0.31 / 0.33, 8 MiB 0.60 / 0.83, 11 MiB 0.85 / 1.25.
 # Group norm of channels-last (32, 512, 7, 7), which has 3 MiB, would take a twentieth longer.
 _FAR_BYTES = 1 << 22
-# Tasks that collect sums of a weight's elements: at most and at least so many, or one where all is one task's work. Their
-# sums, in float64, are 1/16 of a float32 x at most, and those of one task fit in L2.
-_COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_SHARE, _COLLECT_LENGTH = 128, 16, 64, 1 << 13
+# Tasks that collect sums of a weight's elements: at most and at least so many, or as many as have work, or some that have room.
+# Their sums, in float64, are 1/16 of a float32 x at most, or 512 KiB, and those of one task fit in L2.
+# Where none collects, x and dy are read again: the gradient of layer norm of 197 x 768 takes 47 us so, and took 145 in two
+# passes, of 781 x 256 58 and 155, of 128 x 8192 294 and 467 (two threads, Zen 4, 2026-11).
+_COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_FEW, _COLLECT_SHARE, _COLLECT_LENGTH, _COLLECT_ROOM = 128, 16, 4, 64, 1 << 13, 1 << 15
 
 
 @lru_cache(maxsize=4096)
@@ -133,7 +136,17 @@ def tiles_per_task(view: SetView) -> int:
     """Neighbouring tiles that one task takes, so that it has work for some microseconds; and few sums if it collects them."""
     tasks = _collecting_tasks(view)
     least = ceil_div(view.tiles, tasks) if tasks else 1
-    return max(least, _TASK_ELEMENTS // max(1, view.set_size * view.tile))
+    return max(least, _TASK_ELEMENTS // max(1, _set_work(view) * view.tile))
+
+
+def work(view: SetView) -> int:
+    """What all sets cost, in elements of a norm of long ones."""
+    return view.n_sets * _set_work(view)
+
+
+def _set_work(view: SetView) -> int:
+    runs = view.set_size // view.reduced[-1][0] if in_runs(view) else 0
+    return view.set_size * (1 + view.gradient) + _RUN_ELEMENTS * runs
 
 
 def collects(view: SetView, tasks: int) -> bool:
@@ -142,8 +155,8 @@ def collects(view: SetView, tasks: int) -> bool:
     The gradient of a weight that changes within a set, without reading x and dy again: where it goes along a run, or stands
     still in runs, in lanes or in the positions of a tile.
     """
-    small = tasks == 1 or tasks * _COLLECT_SHARE * _weights(view) <= view.n_sets * view.set_size
-    return _collecting_tasks(view) > 0 and small
+    most = _collecting_tasks(view)
+    return 0 < tasks <= most or (most > 0 and tasks * _COLLECT_SHARE * _weights(view) <= view.n_sets * view.set_size)
 
 
 def _weights(view: SetView) -> int:
@@ -165,7 +178,11 @@ def _collecting_tasks(view: SetView) -> int:
     if elements <= _TASK_ELEMENTS:
         return 1
     tasks = min(_COLLECT_TASKS, elements // (_COLLECT_SHARE * size))
-    return tasks if tasks >= _COLLECT_LEAST else 0
+    if tasks >= _COLLECT_LEAST:
+        return tasks
+    busy = min(_COLLECT_LEAST, elements // _TASK_ELEMENTS)
+    few = min(busy, _COLLECT_ROOM // size)
+    return few if few == busy or few >= _COLLECT_FEW else 0
 
 
 def tile_groups(view: SetView) -> int:

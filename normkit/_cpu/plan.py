@@ -17,8 +17,8 @@ from .._operands import Operands
 from . import geometry, threads
 
 # Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x), if there is
-# work for more than one.
-_FUSED_TILES = 64
+# work for more: so many elements each.
+_FUSED_TILES, _FUSED_ELEMENTS = 64, 1 << 15
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
 _CAST_ELEMENTS = 1 << 16
 # Numba's CPU types have neither float16 nor bfloat16: they travel as records of one uint16, named by their field.
@@ -37,7 +37,7 @@ class Plan:
     geo: Array
     n_sets: int
     set_size: int
-    elements: int  # of all sets
+    work: int  # of all sets, in elements
     groups: int  # tasks along the sets
     chunks: int  # and along a set, in the statistics
     apply_chunks: int  # and in the apply pass
@@ -60,7 +60,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         geo=geometry.pack(view, center, fresh, y[2]),
         n_sets=view.n_sets,
         set_size=view.set_size,
-        elements=view.n_sets * view.set_size,
+        work=geometry.work(view),
         groups=groups,
         chunks=chunks,
         apply_chunks=geometry.chunk_count(view.apply_rows),
@@ -79,7 +79,7 @@ def _layout(array: Array) -> Layout:
 def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
     """The plan of a call with these affine arrays."""
     last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None)
-    few = _FUSED_TILES if op.x.size >= threads.PARALLEL_ELEMENTS else 0
+    few = min(_FUSED_TILES, op.x.size // _FUSED_ELEMENTS) if op.x.size >= threads.PARALLEL_ELEMENTS else 0
     return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), few)
 
 

@@ -52,12 +52,12 @@ def _layer_is_safe() -> bool:
 
 
 class Launcher:
-    """A kernel that is launched over so many elements, always with arguments of the same types."""
+    """A kernel that is launched for so much work, in elements of a norm, always with arguments of the same types."""
 
-    __slots__ = ("_address", "elements", "kernel")
+    __slots__ = ("_address", "kernel", "work")
 
-    def __init__(self, kernel: Any, elements: int) -> None:
-        self.kernel, self.elements, self._address = kernel, elements, 0
+    def __init__(self, kernel: Any, work: int) -> None:
+        self.kernel, self.work, self._address = kernel, work, 0
 
     def __call__(self, *arguments: Any) -> Any:
         """Run tasks [0, tasks), the last two arguments, on this thread or on several: the same machine code and bits.
@@ -65,7 +65,7 @@ class Launcher:
         Returns what the kernel returned, the sum over its tasks.
         """
         tasks = arguments[-1]
-        threads, mask = _threads() if self.elements >= PARALLEL_ELEMENTS and tasks > 1 else (1, 1)
+        threads, mask = _threads() if self.work >= PARALLEL_ELEMENTS and tasks > 1 else (1, 1)
         if threads == 1:
             return self.kernel(*arguments)
         if not self._address:  # finding it takes as long as a launch
