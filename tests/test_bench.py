@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asv_bench.benchmarks import backward, forward, overhead
+from asv_bench.benchmarks import backward, corners, forward, overhead
 from normkit.bench import cases
 from tests import reference
 from tests.processes import ROOT, run_python
@@ -42,6 +42,17 @@ def test_every_gradient_runs(name, layout, dtype):
     if case.norm is not cases.nk.rms_norm:
         total, size = dy.sum(others).ravel(), np.abs(dy).sum(others).ravel()
         assert np.all(np.abs(gradients.bias.ravel() - total) <= reference.tolerance(np.float32) * size)
+
+
+@pytest.mark.parametrize("dy", corners.DY)
+@pytest.mark.parametrize("corner", corners.CORNERS)
+def test_every_corner_runs(corner, dy):
+    bench = corners.Corners()
+    bench.shrink = 16
+    bench.setup(corner, dy)
+    reference.assert_close(bench.time_norm(corner, dy), corners.CORNERS[corner][0].forward(bench.x.astype(float)))
+    for found, expected in zip(bench.time_pullback(corner, dy), bench.pullback(np.array(bench.dy)), strict=True):
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("norm", overhead.Small.params[0])

@@ -1,0 +1,47 @@
+"""Shapes and gradients off the table that a kernel made for the table may be slow at; each was, once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import normkit as nk
+from normkit.bench.cases import Case, make, triad
+
+CORNERS = {
+    "tiny sets": (Case((16_000, 32, 4), nk.layer_norm, None, "20 ns each", affine=(2,)), "NC*"),
+    "tokens of one image": (Case((1, 197, 768), nk.layer_norm, None, "a weight of 768 for 197 sets", affine=(2,)), "NC*"),
+    "groups of 64 channels": (Case((16, 2048, 7, 7), nk.group_norm, None, "256 bytes of every 8 KiB", (32,)), "N*C"),
+    "one volume for eight channels": (Case((3, 8, 8, 13, 56), nk.batch_norm, None, "few sets, little work"), "NC*"),
+}
+DY = {  # that of a loss, of y.sum(), and of y.sum over pixels
+    "its own": lambda dy: dy,
+    "one number": lambda dy: np.broadcast_to(dy[:1, :1, :1], dy.shape),
+    "one for the last axis": lambda dy: np.broadcast_to(dy[..., :1], dy.shape),
+}
+
+
+class Corners:
+    """A norm, and its gradient by a dy of three forms, beside a triad."""
+
+    params = (list(CORNERS), list(DY))
+    param_names = ("corner", "dy")
+    shrink = 1
+
+    def setup(self, corner, dy):
+        """Data, warm."""
+        case, layout = CORNERS[corner]
+        self.x = make(case, layout, shrink=self.shrink)
+        self.norm, self.pullback = case.forward, case.pullback(self.x)
+        self.dy = DY[dy](make(case, layout, shrink=self.shrink, seed=1))
+        self.flat = [np.full(self.x.size, k, np.float32) for k in (1, 2)]
+        for call in (self.time_norm, self.time_pullback, self.time_triad):
+            call(corner, dy)
+
+    def time_norm(self, corner, dy):  # noqa: ARG002 - asv passes every parameter
+        return self.norm(self.x)
+
+    def time_pullback(self, corner, dy):  # noqa: ARG002
+        return self.pullback(self.dy)
+
+    def time_triad(self, corner, dy):  # noqa: ARG002
+        triad(*self.flat, np.empty_like(self.flat[0]))
