@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -104,7 +105,7 @@ def _sums_over(
     """The same, and with `collect` those of `backward`."""
     assert op.dy is not None
     plan = plan_of(op, moving[0], NONE)
-    sums, partials = np.empty((2, plan.n_sets)), np.empty((plan.n_sets, plan.chunks, 2))
+    partials = np.empty((plan.chunks, 2, plan.n_sets))
     arrays = (flat(op.x), flat(op.dy), tuple(map(flat, moving)), _NO_SETS if sets is None else sets, partials)
     tasks = plan.groups * plan.chunks
     launch = launchers(run_gradients.partial_products if plan.in_runs else gradients.partial_products, plan)
@@ -113,5 +114,4 @@ def _sums_over(
         launch[kind.itemsize](*arrays, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
 
     totals = _collected(wide, plan.n_sets, sets, (tasks, 2, moving[0].size if collect else 0), sum_up)
-    gradients.merge_products(partials, sums)
-    return sums, totals
+    return functools.reduce(np.add, partials), totals  # in order

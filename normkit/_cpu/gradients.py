@@ -100,13 +100,13 @@ def partial_products(
     begin: int,
     end: int,
 ) -> int:
-    """The two sums over one chunk of a few tiles per task. partials: (sets, chunks, 2); totals as in `backward`.
+    """The two sums over one chunk of a few tiles per task. partials: (chunks, 2, sets); totals as in `backward`.
 
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
     work, part = scratch(WORK_ROWS, ROW, real), scratch(2, TILE_WIDTH, sets)
-    chunks = partials.shape[1]
+    chunks = partials.shape[0]
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         start, stop = tiles_of(geo, group, group + 1)
@@ -117,21 +117,7 @@ def partial_products(
             if len(moving) == 1:
                 load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
             chunk_products(x, dy, moving, geo, at, chunk, count, work, part, apart, totals[task])
-            for k in range(count):
-                if not skipped(todo, first + k, work):
-                    partials[first + k, chunk, 0] = part[0, k]
-                    partials[first + k, chunk, 1] = part[1, k]
+            _keep(part, partials[chunk], first, count, todo, work)
     release(work)
     release(part)
     return 0
-
-
-@jit
-def merge_products(partials: Any, sums: Any) -> None:
-    """The chunks of every set added, in order."""
-    for k in range(partials.shape[0]):
-        for row in range(2):
-            total = 0.0
-            for chunk in range(partials.shape[1]):
-                total += partials[k, chunk, row]
-            sums[row, k] = total

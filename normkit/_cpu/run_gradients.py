@@ -193,12 +193,12 @@ def partial_products(
     begin: int,
     end: int,
 ) -> int:
-    """The two sums over one chunk of a few sets per task. partials: (sets, chunks, 2); totals as in `backward`.
+    """The two sums over one chunk of a few sets per task. partials: (chunks, 2, sets); totals as in `backward`.
 
     moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
     """
     out_of_line()
-    chunks, part, line = partials.shape[1], scratch(2, SIDE, real), scratch(1, BLOCK, dy)
+    chunks, part, line = partials.shape[0], scratch(2, SIDE, real), scratch(1, BLOCK, dy)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
         first, last = tiles_of(geo, group, group + 1)
@@ -209,7 +209,7 @@ def partial_products(
                     centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
                 sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task], part, line)
-                partials[k, chunk, 0], partials[k, chunk, 1] = sums
+                partials[chunk, 0, k], partials[chunk, 1, k] = sums
     release(part)
     release(line)
     return 0
