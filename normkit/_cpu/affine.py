@@ -14,8 +14,9 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import element
+from .loops import each_run, loop, store_loop
 from .registers import splat
-from .simd import Elements, Mask, Table, each_run, elements_of, loop, primitive, store_loop
+from .simd import Elements, Mask, Table, elements_of, primitive
 
 # Rows side by side, for which the numbers of a column are loaded once, by the number of sources. Instance norm of channels-last
 # (16, 208, 1153) on one thread, in ms: 1.14 in 4 rows, 1.20 in 3 or 6, 1.30 in 2 or 8, 1.42 in 1; the gradient of (16, 200, 30,

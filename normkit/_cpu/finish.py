@@ -11,8 +11,9 @@ from numba.core import cgutils
 
 from . import formulas
 from .buffers import CHUNK_ORIGIN, M2, MEAN, MEAN_LOW, TOTAL, TOTAL_OF_PRODUCTS
+from .loops import loop
 from .registers import bits_of, first_lanes, splat
-from .simd import STEP, Elements, Mask, Table, loop, primitive
+from .simd import STEP, Elements, Mask, Table, primitive
 
 _DOUBLE = ir.DoubleType()
 

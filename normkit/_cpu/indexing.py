@@ -9,9 +9,10 @@ from numba import types
 from numba.core import cgutils
 
 from .compile import jit_inline
-from .geometry import KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
+from .geometry import BLOCK, KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
+from .loops import loop
 from .registers import splat
-from .simd import Elements, Integers, loop, primitive
+from .simd import Elements, Integers, primitive
 from .vectors import least
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
@@ -214,3 +215,18 @@ def line_up(typingctx: Any, x: Any, o: Any, step: Any, m: Any, line: Any, p: Any
         return context.get_dummy_value()
 
     return types.void(x, types.intp, types.intp, types.intp, line, types.intp), codegen
+
+
+@jit_inline
+def lined_up(dy: Any, here: Any, steps: Any, step: int, run: int, count: int, line: Any) -> Any:
+    """Runs whose elements of dy are neighbours: dy, offsets, steps, the length of a run, and how many.
+
+    Where those of dy lie apart, or are all the same one, as many runs as have room are copied to `line`, 1 x BLOCK.
+    """
+    if step == 1:
+        return dy, here, steps, run, count
+    run = least(run, BLOCK)
+    count = least(count, BLOCK // run)
+    for k in range(count):
+        line_up(dy, here[3] + k * steps[3], step, run, line, k * run)
+    return line[0], (here[0], here[1], here[2], 0), (steps[0], steps[1], steps[2], run), run, count

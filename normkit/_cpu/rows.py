@@ -8,8 +8,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from .loops import loop
 from .registers import fold, splat
-from .simd import STEP, Elements, Mask, Table, loop, primitive
+from .simd import STEP, Elements, Mask, Table, primitive
 
 
 @primitive

@@ -10,10 +10,10 @@ from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
-from .indexing import entry, innermost, next_runs, set_origin, steps_of, tiles_of
+from .indexing import entry, innermost, lined_up, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
 from .rows import add_run
-from .runs import apply_set, centre_of, lined_up
+from .runs import apply_set, centre_of
 from .standardize import skipped
 from .strips import SIDE, sum_run, sum_runs
 from .vectors import fence, fill, least, out_of_line, read, release, scratch

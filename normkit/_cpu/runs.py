@@ -17,7 +17,7 @@ from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOP
 from .compile import jit, jit_inline
 from .formulas import about_pivot, cancels, loses_digits, scale_of, two_parts
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, DY, HEAD_OF_RUN, KEPT, MEMORY, PAST, REDUCED, ROWS, WALK, B, W, X, Y
-from .indexing import entry, innermost, line_up, next_runs, position, set_origin, sets_at, steps_of, tiles_of
+from .indexing import entry, innermost, lined_up, next_runs, position, set_origin, sets_at, steps_of, tiles_of
 from .standardize import skipped
 from .strips import LONG, head_of_run, sum_run
 from .sums import merge
@@ -71,21 +71,6 @@ def _moments(x: Any, geo: Any, at: Any, chunk: int, real: Any) -> Any:
             m2 += q
         i += size
     return mean, m2, origin
-
-
-@jit_inline
-def lined_up(dy: Any, here: Any, steps: Any, step: int, run: int, count: int, line: Any) -> Any:
-    """Runs whose elements of dy are neighbours: dy, offsets, steps, the length of a run, and how many.
-
-    Where those of dy lie apart, or are all the same one, as many runs as have room are copied to `line`, 1 x BLOCK.
-    """
-    if step == 1:
-        return dy, here, steps, run, count
-    run = least(run, BLOCK)
-    count = least(count, BLOCK // run)
-    for k in range(count):
-        line_up(dy, here[3] + k * steps[3], step, run, line, k * run)
-    return line[0], (here[0], here[1], here[2], 0), (steps[0], steps[1], steps[2], run), run, count
 
 
 @jit_inline

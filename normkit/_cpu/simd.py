@@ -1,9 +1,8 @@
-"""Plumbing of the explicit SIMD loops: arrays inside an intrinsic, splats, and the two ways to loop over elements."""
+"""Plumbing of explicit SIMD: arrays inside an intrinsic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from llvmlite import binding as llvm
@@ -13,7 +12,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import _storage
-from .registers import first_lanes
 
 STEP = 16  # elements per vector operation of the elementwise loops
 CACHE_LINE = 64  # bytes
@@ -21,8 +19,6 @@ _SHORT = {"float": "f32", "double": "f64", **{f"i{bits}": f"i{bits}" for bits in
 
 primitive: Callable[[Callable[..., Any]], Any] = intrinsic  # a function of a kernel that is written in LLVM IR
 Mask: TypeAlias = "ir.Value | None"
-Emit = Callable[[ir.Value, int, Mask], None]
-Values = Callable[[ir.Value, int, Mask], ir.Value]
 
 
 def storage_name(element: types.Type) -> str:
@@ -181,74 +177,3 @@ def sources_of(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: i
     """The first four arguments of a sum or an elementwise loop: x at its offset, and dy at its own unless it is None."""
     present = [k for k in (0, 2) if not isinstance(sig.args[k], types.NoneType)]
     return [Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in present]
-
-
-def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
-    """emit(j, STEP, None) over the whole vectors of [0, m), then emit(j, STEP, mask) for the rest."""
-    _span(builder, ir.Constant(m.type, 0), m, emit, (STEP,))
-
-
-def _whole(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit, steps: tuple[int, ...]) -> ir.Value:
-    """emit(j, count, None) over the whole vectors of [start, m), `count` one of `steps`. Returns where the rest starts."""
-    intp = m.type
-    for step in steps:
-        stop = builder.add(start, builder.and_(builder.sub(m, start), ir.Constant(intp, -step)))
-        with cgutils.for_range_slice(builder, start, stop, ir.Constant(intp, step), intp) as (j, _):
-            emit(j, step, None)
-        start = stop
-    return start
-
-
-def _span(builder: ir.IRBuilder, start: ir.Value, m: ir.Value, emit: Emit, steps: tuple[int, ...]) -> None:
-    """`loop` over [start, m), with vectors of `steps`."""
-    start = _whole(builder, start, m, emit, steps)
-    with builder.if_then(builder.icmp_signed("<", start, m)):
-        emit(start, STEP, first_lanes(builder, builder.sub(m, start), STEP))
-
-
-@contextmanager
-def each_run(
-    builder: ir.IRBuilder, count: ir.Value, starts: Iterable[ir.Value], steps: Iterable[ir.Value]
-) -> Iterator[list[ir.Value]]:
-    """A loop over runs: their offsets, which start there, and are so much further in the next run."""
-    slots = [cgutils.alloca_once_value(builder, start) for start in starts]
-    with cgutils.for_range(builder, count):
-        here = [builder.load(slot) for slot in slots]
-        yield here
-        for slot, offset, step in zip(slots, here, steps, strict=True):
-            builder.store(builder.add(offset, step), slot)
-
-
-def store_loop(builder: ir.IRBuilder, m: ir.Value, values: Values, result: Elements, streaming: bool) -> None:
-    """Store values(j, count, mask) to `result` for [0, m); where `streaming` is set, whole vectors past the caches."""
-    (_stream_loop if streaming else _lapped_loop)(builder, m, values, result)
-
-
-def _lapped_loop(builder: ir.IRBuilder, m: ir.Value, values: Values, result: Elements) -> None:
-    """The last vector ends where the elements do, over some of the one before it. What it is made of is read before that is
-    written, for the result may lie where x does. Group norm of (32, 512, 7, 7) in runs of 49 takes 0.185 ms on one thread so,
-    0.193 with a mask for the rest, instance norm 0.302 and 0.330 (Zen 4, 2026-11).
-    """
-    step = m.type(STEP)
-    with builder.if_else(builder.icmp_signed("<", m, step)) as (few, many):
-        with few:
-            mask = first_lanes(builder, m, STEP)
-            result.store(m.type(0), values(m.type(0), STEP, mask), mask=mask)
-        with many:
-            start = builder.sub(m, step)
-            last = values(start, STEP, None)
-            before = builder.and_(builder.add(start, m.type(STEP - 1)), m.type(-STEP))
-            _whole(builder, m.type(0), before, lambda j, count, _: result.store(j, values(j, count, None)), result.steps)
-            result.store(start, last)
-
-
-def _stream_loop(builder: ir.IRBuilder, m: ir.Value, values: Values, result: Elements) -> None:
-    """Stores past the caches, once they are aligned."""
-
-    def emit(j: ir.Value, count: int, mask: Mask) -> None:
-        result.store(j, values(j, count, mask), mask is None, mask)
-
-    gap = result.until_aligned()
-    head = builder.select(builder.icmp_signed("<", gap, m), gap, m)
-    emit(ir.Constant(m.type, 0), STEP, first_lanes(builder, head, STEP))
-    _span(builder, head, m, emit, result.steps)

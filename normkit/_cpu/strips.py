@@ -11,8 +11,9 @@ from numba.core import cgutils
 
 from .._formulas import add_terms
 from .geometry import HEAD_OF_RUN, STRIP_ROWS
+from .loops import each_run
 from .registers import first_lanes, fold, fold_each, halve, splat
-from .simd import Elements, Mask, Table, each_run, elements_of, primitive, sources_of
+from .simd import Elements, Mask, Table, elements_of, primitive, sources_of
 
 LANES = 32  # partial sums of a run: two AVX-512 registers or four of AVX2 hide the latency of an addition
 STRIP = STRIP_ROWS * LANES

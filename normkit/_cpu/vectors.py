@@ -10,8 +10,9 @@ from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
+from .loops import loop
 from .registers import splat
-from .simd import CACHE_LINE, Elements, Mask, loop, primitive
+from .simd import CACHE_LINE, Elements, Mask, primitive
 
 _BYTES = ir.IntType(8).as_pointer()
 
