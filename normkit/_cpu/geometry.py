@@ -145,6 +145,7 @@ def work(view: SetView) -> int:
 
 
 def _set_work(view: SetView) -> int:
+    """The same of one set."""
     runs = view.set_size // view.reduced[-1][0] if in_runs(view) else 0
     return view.set_size * (1 + view.gradient) + _RUN_ELEMENTS * runs
 
