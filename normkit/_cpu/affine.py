@@ -6,7 +6,7 @@ two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -56,8 +56,12 @@ class _Rows:
         def emit(j: ir.Value, count: int, mask: Mask) -> None:
             fixed = [row.load(j, count) for row in self.numbers]
             self._fetch(places, j, count)
-            for here, own in zip(places, moved, strict=True):
-                values = [array.at(here[k]).load(j, count, mask) for array, k in self.sources]
+            read: Iterable[list[ir.Value]] = (
+                [array.at(here[k]).load(j, count, mask) for array, k in self.sources] for here in places
+            )
+            if len(self.sources) == 1:  # all before the first is written: the norm above takes 3 to 8 % less, its gradient more
+                read = list(read)
+            for here, own, values in zip(places, moved, read, strict=True):
                 along = [splat(self.builder, number, count) for number in own]
                 found = element(self.builder, values, [*fixed[:3], *along, *fixed[3 + len(along) :]])
                 self.result.at(here[1]).store(j, found, mask=mask)
