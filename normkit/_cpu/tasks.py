@@ -53,6 +53,7 @@ def _worker(context: Any, module: ir.Module, name: str, layout: ir.Type, kinds: 
     kernel, arguments, begun, tasks, threads = (launch[field] for field in range(_TOTAL))
     values = cgutils.unpack_tuple(builder, arguments, len(kinds))
     zero, one = (_INT64(k) for k in range(2))
+    total = cgutils.alloca_once_value(builder, zero)  # of this thread: one that all add to would go from core to core
     with cgutils.for_range_slice(builder, zero, threads, one, _INT64) as (k, _):
         share = builder.urem(builder.add(thread, k), threads)
         first, last = (builder.udiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, one)))
@@ -69,9 +70,10 @@ def _worker(context: Any, module: ir.Module, name: str, layout: ir.Type, kinds: 
             with failed:
                 launch[_RAISED], launch[_CODE] = status.excinfoptr, status.code
             with well:
-                builder.atomic_rmw("add", launch.at(_TOTAL), result, "monotonic")
+                builder.store(builder.add(builder.load(total), result), total)
         builder.branch(take)
         builder.position_at_end(done)
+    builder.atomic_rmw("add", launch.at(_TOTAL), builder.load(total), "monotonic")
     builder.ret(zero)
     return function
 
