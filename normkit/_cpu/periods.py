@@ -1,6 +1,6 @@
 """The elementwise loop over positions so short that the numbers of a few of them are held in registers.
 
-The numbers of an element are those of `affine.py`.
+The numbers of an element are those of `affine.py`, and `lies_behind` is there.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ def apply_period(typingctx: Any, x: Any, dy: Any, y: Any, at: Any, m: Any, perio
         def numbers(start: ir.Value) -> list[ir.Value]:
             return [row.load(start, STEP) for row in rows]
 
+        def value(j: ir.Value, own: list[ir.Value], mask: Mask = None) -> ir.Value:
+            return element(builder, [source.load(j, STEP, mask) for source in sources], own)
+
         def emit(j: ir.Value, own: list[ir.Value], mask: Mask = None, streaming: bool = False) -> None:
-            result.store(j, element(builder, [source.load(j, STEP, mask) for source in sources], own), streaming, mask)
+            result.store(j, value(j, own, mask), streaming, mask)
 
         gap = builder.select(cgutils.is_true(builder, args[7]), result.until_aligned(), intp(0))
         head = builder.select(builder.icmp_signed("<", gap, args[4]), gap, args[4])
@@ -72,8 +75,10 @@ def apply_period(typingctx: Any, x: Any, dy: Any, y: Any, at: Any, m: Any, perio
                 with builder.if_else(cgutils.is_true(builder, args[7])) as branches:
                     for streaming, branch in zip((True, False), branches, strict=True):
                         with branch, cgutils.for_range_slice(builder, head, stop, intp(size), intp) as (j, _):
-                            for k, own in enumerate(held):
-                                emit(builder.add(j, intp(k * STEP)), own, None, streaming)
+                            places = [builder.add(j, intp(k * STEP)) for k in range(len(held))]
+                            found = [value(place, own) for place, own in zip(places, held, strict=True)]
+                            for place, values in zip(places, found, strict=True):  # after all is read: see `lies_behind`
+                                result.store(place, values, streaming)
         start = builder.load(tail)
         with cgutils.for_range_slice(builder, start, args[4], intp(STEP), intp) as (j, _):
             place = builder.add(head, builder.sub(j, start))
