@@ -22,9 +22,9 @@ class Way(Enum):
     UP, DOWN, PAST = range(3)
 
 
-def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit) -> None:
-    """emit(j, STEP, None) over the whole vectors of [0, m), then emit(j, STEP, mask) for the rest."""
-    _span(builder, ir.Constant(m.type, 0), m, emit, (STEP,))
+def loop(builder: ir.IRBuilder, m: ir.Value, emit: Emit, steps: tuple[int, ...] = (STEP,)) -> None:
+    """emit(j, count, None) over the whole vectors of [0, m), `count` one of `steps`; then emit(j, STEP, mask) for the rest."""
+    _span(builder, ir.Constant(m.type, 0), m, emit, steps)
 
 
 def _whole(
