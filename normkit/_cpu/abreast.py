@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 
 from . import formulas
-from .affine import each_way, write_run
+from .affine import each_way, lies_behind, write_run
 from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
 from .loops import Way
@@ -123,13 +123,13 @@ class _Abreast:
         numbers = [high, *(_narrow(builder, values, self.row) for values in (rest, scale))]
 
         def write(varying: bool, way: Way) -> None:
-            for r in range(ABREAST):
+            for r in reversed(range(ABREAST)) if way is Way.DOWN else range(ABREAST):
                 x, y, *affine = (builder.mul(step, self.n.type(r)) for step in self.steps)
                 own = [builder.extract_element(values, ir.IntType(32)(r)) for values in numbers]
                 movers = [mover.at(on) for mover, on in zip(self.movers, affine, strict=True)]
                 write_run(builder, self.n, ([self.source.at(x)], self.result.at(y)), movers, own, [], varying, way)
 
-        each_way(builder, self.vary, self.stream, None, write)
+        each_way(builder, (self.vary, self.stream, lies_behind(builder, self.result, [self.source])), write)
 
 
 @primitive

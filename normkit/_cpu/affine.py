@@ -6,7 +6,7 @@ two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -148,27 +148,22 @@ def lies_behind(builder: ir.IRBuilder, result: Elements, sources: list[Elements]
     return found
 
 
-def each_way(
-    builder: ir.IRBuilder, vary: ir.Value, stream: ir.Value, behind: ir.Value | None, write: Callable[[bool, Way], None]
-) -> None:
+def each_way(builder: ir.IRBuilder, flags: Sequence[ir.Value], write: Callable[[bool, Way], None]) -> None:
     """write(varying, way), once for whatever the flags are: no loop over runs within it asks for them again.
 
-    stream: whether to write past the caches; behind: whether else to write down, if that may be.
+    flags: whether weight and bias vary along a run; whether to write past the caches; and else, whether to write down.
     """
-    with builder.if_else(cgutils.is_true(builder, vary)) as ways:
+    vary, stream, behind = (cgutils.is_true(builder, flag) for flag in flags)
+    with builder.if_else(vary) as ways:
         for varying, way in zip((True, False), ways, strict=True):
-            with way, builder.if_else(cgutils.is_true(builder, stream)) as (past, here):
+            with way, builder.if_else(stream) as (past, here):
                 with past:
                     write(varying, Way.PAST)
-                with here:
-                    if behind is None:
+                with here, builder.if_else(behind) as (down, up):
+                    with down:
+                        write(varying, Way.DOWN)
+                    with up:
                         write(varying, Way.UP)
-                        continue
-                    with builder.if_else(behind) as (down, up):
-                        with down:
-                            write(varying, Way.DOWN)
-                        with up:
-                            write(varying, Way.UP)
 
 
 def write_run(
@@ -237,7 +232,7 @@ def apply_runs(
                 write_run(builder, args[6], arrays_at(here), moved, before, after, varying, way)
 
         found, written = arrays_at(offsets)
-        each_way(builder, args[10], args[11], lies_behind(builder, written, found), write)
+        each_way(builder, (*args[10:12], lies_behind(builder, written, found)), write)
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

@@ -30,10 +30,10 @@ HEADER = 4
 # A lane of a tile is summed in PARTIALS partial sums, of STRIP_ROWS elements at a time, and these added up BLOCK_STRIPS at a
 # time: 16 roundings in a row at most, not 64. A set of many lanes takes fewer partial sums, and fewer positions for HEAD.
 PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
-# Elements of a buffer row: PARTIALS positions of a tile or more, and so many that rows start in different sets of an L1 cache,
-# which 4 KiB apart they do not: group norm of channels-last (32, 512, 7, 7) takes 0.164 ms on one thread so, 0.178 without
-# (Zen 4, 2026-11).
-ROW = PARTIALS * TILE_WIDTH + 512
+# Elements of a buffer row: PARTIALS positions of a tile or more, and one more, since rows that are 4 KiB apart lie in the same
+# sets of an L1 cache: group norm of channels-last (32, 512, 7, 7) takes 0.164 ms on one thread so, 0.178 without (Zen 4,
+# 2026-11).
+ROW = (PARTIALS + 1) * TILE_WIDTH
 HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 CHUNK = 8 * BLOCK  # positions per parallel piece of a set
