@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import normkit as nk
+from asv_bench.benchmarks.corners import PAGE, lay
 from normkit import _interop
 from normkit._cpu import geometry
 
-PAGE = 4096
 BEHIND = (0, 8, 64, 264, 1016, 1024, 2048, PAGE - 64)  # bytes by which a result starts after x, but for whole pages
 CASES = {
     "a run": (nk.layer_norm, (3, 5000), {}),
@@ -23,15 +23,6 @@ CASES = {
     "a tile of lanes": (nk.group_norm, (2, 9, 11, 32), {"args": (4,), "channel_axis": -1, "affine": 32}),
     "periods": (nk.instance_norm, (2, 9, 31, 16), {"channel_axis": -1, "affine": 16}),
 }
-
-
-def lay(like, start):
-    """A copy that starts so many bytes into a page."""
-    memory = np.zeros(like.nbytes + 2 * PAGE, np.uint8)
-    begin = (start - memory.ctypes.data) % PAGE
-    copy = memory[begin : begin + like.nbytes].view(like.dtype).reshape(like.shape)
-    copy[...] = like
-    return copy
 
 
 def problem(case, dtype):

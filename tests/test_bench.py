@@ -55,6 +55,17 @@ def test_every_corner_runs(corner, dy):
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("behind", corners.Addresses.params[1])
+@pytest.mark.parametrize("norm", corners.PLACED)
+def test_every_address_runs(norm, behind):
+    bench = corners.Addresses()
+    bench.shrink = 16
+    bench.setup(norm, behind)
+    assert (bench.out.ctypes.data - bench.x.ctypes.data) % corners.PAGE == behind
+    assert bench.out.strides == bench.x.strides
+    reference.assert_close(bench.time_norm(norm, behind), bench.case.forward(bench.x.astype(float)))
+
+
 @pytest.mark.parametrize("norm", overhead.Small.params[0])
 @pytest.mark.parametrize("shape", overhead.Small.params[1])
 def test_small_calls_run(norm, shape):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 import normkit as nk
-from normkit.bench.cases import Case, make, triad
+from normkit.bench.cases import CASES, Case, make, triad
 
 CORNERS = {
     "tiny sets": (Case((16_000, 32, 4), nk.layer_norm, None, "20 ns each", affine=(2,)), "NC*"),
@@ -45,3 +46,39 @@ class Corners:
 
     def time_triad(self, corner, dy):  # noqa: ARG002
         triad(*self.flat, np.empty_like(self.flat[0]))
+
+
+PAGE = 4096  # bytes; processors compare addresses by their place in a page first
+PLACED = {
+    "group, NC*": (CASES["ResNet stage 4, group"], "NC*"),
+    "group, N*C": (CASES["ResNet stage 4, group"], "N*C"),
+    "periods": (Case((16, 64, 28, 28), nk.instance_norm, None, "a channel comes again every 256 bytes"), "N*C"),
+    "short sets": (Case((4096, 1, 192), nk.layer_norm, None, "four at a time"), "NC*"),
+}
+
+
+def lay(like, start):
+    """A copy of an array without gaps that starts so many bytes into a page."""
+    memory = np.zeros(like.nbytes + 2 * PAGE, np.uint8)
+    begin = (start - memory.ctypes.data) % PAGE
+    copy = as_strided(memory[begin : begin + like.nbytes].view(like.dtype), like.shape, like.strides)
+    copy[...] = like
+    return copy
+
+
+class Addresses:
+    """A norm in cache whose result starts so many bytes behind x, but for whole pages, as neighbours on a heap do."""
+
+    params = (list(PLACED), [0, 64, 256])
+    param_names = ("norm", "behind")
+    shrink = 1
+
+    def setup(self, norm, behind):
+        """Data, warm."""
+        self.case, layout = PLACED[norm]
+        x = make(self.case, layout, shrink=self.shrink)
+        self.x, self.out = lay(x, 0), lay(np.full_like(x, 1), behind)
+        self.time_norm(norm, behind)
+
+    def time_norm(self, norm, behind):  # noqa: ARG002
+        return self.case.forward(self.x, out=self.out)
