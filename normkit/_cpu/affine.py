@@ -18,13 +18,13 @@ from .loops import Way, each_run, loop, store_loop
 from .registers import splat
 from .simd import STEP, Elements, Mask, Table, elements_of, primitive
 
-# Rows side by side, for which the numbers of a column are loaded once, by the number of sources. Instance norm of channels-last
+# Rows and columns side by side, by the number of sources, where results are far and where they are in cache: the numbers of a
+# column are loaded once for all rows, and all is read before any is written (see `lies_behind`). Instance norm of channels-last
 # (16, 208, 1153) on one thread, in ms: 1.14 in 4 rows, 1.20 in 3 or 6, 1.30 in 2 or 8, 1.42 in 1; the gradient of (16, 200, 30,
-# 30) 1.7 in 6, 1.9 in 8, 2.1 in 4 (Zen 4, 2026-11).
-_ROWS = {1: 4, 2: 6}
-# Columns side by side, read before any is written (see `lies_behind`): group norm of channels-last (32, 512, 7, 7), results 64
-# bytes behind, takes 0.18 ms so, 0.21 one by one. Those of a gradient would not fit in registers.
-_COLUMNS = {1: (2 * STEP, STEP), 2: (STEP,)}
+# 30) 1.7 in 6, 1.9 in 8, 2.1 in 4. Group norm of channels-last (32, 512, 7, 7), results 64 bytes behind: 0.18 ms in two
+# columns, 0.21 in one; its gradient 0.35 in 3 rows and two columns, 0.43 to 0.48 in 6 rows, in which that of layer norm over
+# the channels of NCHW takes a tenth less (Zen 4, 2026-11).
+_FAR, _NEAR = {1: (4, 2), 2: (6, 1)}, {1: (4, 2), 2: (3, 2)}
 _SEEN, _BEHIND = 1 << 12, 1 << 10  # for `lies_behind`, in bytes
 
 
@@ -44,31 +44,39 @@ class _Rows:
 
     def emit(self, varying: bool) -> None:
         """All rows; where `varying` is set, with the weight and bias of each."""
+        far, near = (blocks[len(self.sources)] for blocks in (_FAR, _NEAR))
+        if far == near:
+            self._emit_blocks(*far, varying)
+            return
+        with self.builder.if_else(cgutils.is_true(self.builder, self.fetched)) as branches:
+            for block, branch in zip((far, near), branches, strict=True):
+                with branch:
+                    self._emit_blocks(*block, varying)
+
+    def _emit_blocks(self, several: int, columns: int, varying: bool) -> None:
+        """All rows, in blocks of so many rows and columns."""
         builder, intp = self.builder, self.m.type
-        several = _ROWS[len(self.sources)]
         whole = builder.sub(self.count, builder.srem(self.count, intp(several)))
         for begin, end, rows in ((intp(0), whole, several), (whole, self.count, 1)):
             with cgutils.for_range_slice(builder, begin, end, intp(rows), intp) as (row, _):
-                self._emit_rows([builder.add(row, intp(k)) for k in range(rows)], varying)
+                self._emit_rows([builder.add(row, intp(k)) for k in range(rows)], columns, varying)
 
-    def _emit_rows(self, rows: list[ir.Value], varying: bool) -> None:
+    def _emit_rows(self, rows: list[ir.Value], columns: int, varying: bool) -> None:
         """A few rows side by side."""
         places = [self._place(row) for row in rows]
         movers = self.movers if varying else []
-        (x, _), *more = self.sources
         moved = [[mover.load(here[2 + k], 1) for k, mover in enumerate(movers)] for here in places]
 
         def emit(j: ir.Value, count: int, mask: Mask) -> None:
             fixed = [row.load(j, count) for row in self.numbers]
             self._fetch(places, j, count)
-            read = [x.at(here[0]).load(j, count, mask) for here in places]  # before the first is written: see `lies_behind`
-            for here, own, first in zip(places, moved, read, strict=True):
-                values = [first, *(array.at(here[k]).load(j, count, mask) for array, k in more)]
+            read = [[array.at(here[k]).load(j, count, mask) for array, k in self.sources] for here in places]
+            for here, own, values in zip(places, moved, read, strict=True):
                 along = [splat(self.builder, number, count) for number in own]
                 found = element(self.builder, values, [*fixed[:3], *along, *fixed[3 + len(along) :]])
                 self.result.at(here[1]).store(j, found, mask=mask)
 
-        loop(self.builder, self.m, emit, _COLUMNS[len(self.sources)])
+        loop(self.builder, self.m, emit, (columns * STEP, STEP) if columns > 1 else (STEP,))
 
     def _place(self, row: ir.Value) -> list[ir.Value]:
         """Offsets of a row in x, y, weight, and bias or dy."""
