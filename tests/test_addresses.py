@@ -1,4 +1,4 @@
-"""Where arrays lie changes time, and in which order results are written (`affine.lies_behind`), but no bit of them."""
+"""Where arrays lie, one beside the other, changes the time that a norm takes, but no bit of its results."""
 
 import ml_dtypes
 import numpy as np

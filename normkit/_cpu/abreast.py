@@ -9,10 +9,9 @@ from numba import types
 from numba.core import cgutils
 
 from . import formulas
-from .affine import each_way, lies_behind, write_run
+from .affine import each_way, write_run
 from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
-from .loops import Way
 from .registers import bits_of, fold, fold_each, halve, splat
 from .simd import Elements, Table, elements_of, primitive
 from .strips import LONG, RunSums, mean_of_few
@@ -122,14 +121,14 @@ class _Abreast:
         rest = builder.fadd(builder.fsub(total, _double(builder, high)), low)
         numbers = [high, *(_narrow(builder, values, self.row) for values in (rest, scale))]
 
-        def write(varying: bool, way: Way) -> None:
-            for r in reversed(range(ABREAST)) if way is Way.DOWN else range(ABREAST):
+        def write(varying: bool, streaming: bool) -> None:
+            for r in range(ABREAST):
                 x, y, *affine = (builder.mul(step, self.n.type(r)) for step in self.steps)
                 own = [builder.extract_element(values, ir.IntType(32)(r)) for values in numbers]
                 movers = [mover.at(on) for mover, on in zip(self.movers, affine, strict=True)]
-                write_run(builder, self.n, ([self.source.at(x)], self.result.at(y)), movers, own, [], varying, way)
+                write_run(builder, self.n, ([self.source.at(x)], self.result.at(y)), movers, own, [], varying, streaming)
 
-        each_way(builder, (self.vary, self.stream, lies_behind(builder, self.result, [self.source])), write)
+        each_way(builder, self.vary, self.stream, write)
 
 
 @primitive

@@ -6,7 +6,7 @@ two parts, DESIGN section 5), then weight and bias, or weight, shift, slope and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -14,18 +14,17 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import element
-from .loops import Way, each_run, loop, store_loop
+from .loops import each_run, loop, store_loop
 from .registers import splat
 from .simd import STEP, Elements, Mask, Table, elements_of, primitive
 
-# Rows and columns side by side, by the number of sources, where results are far and where they are in cache: the numbers of a
-# column are loaded once for all rows, and all is read before any is written (see `lies_behind`). Instance norm of channels-last
-# (16, 208, 1153) on one thread, in ms: 1.14 in 4 rows, 1.20 in 3 or 6, 1.30 in 2 or 8, 1.42 in 1; the gradient of (16, 200, 30,
-# 30) 1.7 in 6, 1.9 in 8, 2.1 in 4. Group norm of channels-last (32, 512, 7, 7), results 64 bytes behind: 0.18 ms in two
-# columns, 0.21 in one; its gradient 0.35 in 3 rows and two columns, 0.43 to 0.48 in 6 rows, in which that of layer norm over
-# the channels of NCHW takes a tenth less (Zen 4, 2026-11).
-_FAR, _NEAR = {1: (4, 2), 2: (6, 1)}, {1: (4, 2), 2: (3, 2)}
-_SEEN, _BEHIND = 1 << 12, 1 << 10  # for `lies_behind`, in bytes
+# Rows and columns side by side, by the number of sources, where results are far and where they are near: the numbers of a
+# column are loaded once for all rows, and all is read before any is written. A store looks to the processor as if a load after
+# it needed it, where the last 12 bits of their addresses agree, as where arrays of 2^k bytes follow one another, and it waits.
+# Instance norm of channels-last (16, 208, 1153) on one thread, in ms: 1.14 in 4 rows, 1.20 in 3 or 6, 1.30 in 2 or 8, 1.42 in
+# 1; the gradient of (16, 200, 30, 30) 1.7 in 6, 1.9 in 8, 2.1 in 4; that of group norm of (32, 512, 7, 7), which is near, 0.35
+# in 3 rows and two columns, 0.43 to 0.48 in 6, in which layer norm over the channels of NCHW takes a tenth less (Zen 4).
+_FAR, _NEAR = {1: (4, 1), 2: (6, 1)}, {1: (4, 1), 2: (3, 2)}
 
 
 class _Rows:
@@ -141,37 +140,14 @@ def apply_lanes(
     return types.void(x, dy, y, moving, four, four, index, index, work, flag, flag), codegen
 
 
-def lies_behind(builder: ir.IRBuilder, result: Elements, sources: list[Elements]) -> ir.Value:
-    """Whether the result starts a little behind x or dy, of what processors compare first of two addresses: the last 12 bits.
-
-    A store then looks as if the loads after it needed it, and they wait for it, unless all goes down from the last element.
-    Memory of arrays of 2^k bytes is likely to lie so. The gradient of group norm of (32, 512, 7, 7) on one thread, 0 to 256
-    bytes behind, in ms: 0.33, 0.39 at 64 bytes, 0.36 at 128, 0.35 at 256; down 0.35 at all of them (Zen 4, 2026-11).
-    """
-    found, intp = cgutils.false_bit, ir.IntType(64)
-    for source in sources:
-        start, end = (builder.ptrtoint(array.data, intp) for array in (source, result))
-        behind = builder.and_(builder.sub(end, start), intp(_SEEN - 1))
-        found = builder.or_(found, builder.icmp_unsigned("<", builder.sub(behind, intp(1)), intp(_BEHIND)))
-    return found
-
-
-def each_way(builder: ir.IRBuilder, flags: Sequence[ir.Value], write: Callable[[bool, Way], None]) -> None:
-    """write(varying, way), once for whatever the flags are: no loop over runs within it asks for them again.
-
-    flags: whether weight and bias vary along a run; whether to write past the caches; and else, whether to write down.
-    """
-    vary, stream, behind = (cgutils.is_true(builder, flag) for flag in flags)
-    with builder.if_else(vary) as ways:
+def each_way(builder: ir.IRBuilder, vary: ir.Value, stream: ir.Value, write: Callable[[bool, bool], None]) -> None:
+    """write(varying, streaming), once for whatever the two flags are: no loop over runs within it asks for them again."""
+    with builder.if_else(cgutils.is_true(builder, vary)) as ways:
         for varying, way in zip((True, False), ways, strict=True):
-            with way, builder.if_else(stream) as (past, here):
-                with past:
-                    write(varying, Way.PAST)
-                with here, builder.if_else(behind) as (down, up):
-                    with down:
-                        write(varying, Way.DOWN)
-                    with up:
-                        write(varying, Way.UP)
+            with way, builder.if_else(cgutils.is_true(builder, stream)) as stores:
+                for streaming, store in zip((True, False), stores, strict=True):
+                    with store:
+                        write(varying, streaming)
 
 
 def write_run(
@@ -182,7 +158,7 @@ def write_run(
     before: Any,
     after: Any,
     varying: bool,
-    way: Way,
+    streaming: bool,
 ) -> None:
     """The result of m neighbouring elements of a set. arrays: (sources, result); before, after: its centre, and the rest."""
     sources, result = arrays
@@ -194,7 +170,7 @@ def write_run(
         values = [source.load(j, count, mask) for source in sources]
         return element(builder, values, [*first, *along, *last])
 
-    store_loop(builder, m, values_at, result, way)
+    store_loop(builder, m, values_at, result, streaming)
 
 
 @primitive
@@ -227,20 +203,15 @@ def apply_runs(
         before = cgutils.unpack_tuple(builder, args[8], 3)
         after = [] if len(present) == 1 else cgutils.unpack_tuple(builder, args[9], 3)
 
-        sources = [Elements(context, builder, sig.args[n], args[n], wide) for n in present]
-        result = Elements(context, builder, sig.args[2], args[2], wide)
-        movers = elements_of(context, builder, sig.args[3], args[3], wide)
+        def write(varying: bool, streaming: bool) -> None:
+            with each_run(builder, args[7], offsets, steps) as here:
+                sources = [Elements(context, builder, sig.args[n], args[n], wide).at(here[3 * n]) for n in present]
+                result = Elements(context, builder, sig.args[2], args[2], wide).at(here[1])
+                movers = elements_of(context, builder, sig.args[3], args[3], wide)
+                movers = [mover.at(offset) for mover, offset in zip(movers, here[2:], strict=False)]
+                write_run(builder, args[6], (sources, result), movers, before, after, varying, streaming)
 
-        def arrays_at(here: list[ir.Value]) -> tuple[list[Elements], Elements]:
-            return [source.at(here[3 * n]) for n, source in zip(present, sources, strict=True)], result.at(here[1])
-
-        def write(varying: bool, way: Way) -> None:
-            with each_run(builder, args[7], offsets, steps, way is Way.DOWN) as here:
-                moved = [mover.at(offset) for mover, offset in zip(movers, here[2:], strict=False)]
-                write_run(builder, args[6], arrays_at(here), moved, before, after, varying, way)
-
-        found, written = arrays_at(offsets)
-        each_way(builder, (*args[10:12], lies_behind(builder, written, found)), write)
+        each_way(builder, args[10], args[11], write)
         return context.get_dummy_value()
 
     index, four, flag = types.intp, types.UniTuple(types.intp, 4), types.boolean

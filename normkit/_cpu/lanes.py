@@ -89,7 +89,7 @@ def accumulate(
     rows of work; in mode SPLAT those in `moving`, (weight,) or (high, low, rstd), come from there, one for each row, in mode
     ALONG one for each element. Where a weight does, mode SPLAT, and `own`, None or 2 x n, is not empty, the sums of dy and
     dy * x_hat over the columns of a row are added to its rows, at the weight's offset. What is asked for meanwhile are the next
-    rows, or the columns `ahead` if that is not 0, or nothing if it is negative.
+    rows, or if `ahead` is not 0 the columns so far on.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -136,9 +136,8 @@ def accumulate(
                     own = [*still, *moved] if len(moved) == 1 else moved
                 values = [source.load(row, column, count, mask) for source in sources]
                 if offsets is None:
-                    with builder.if_then(builder.icmp_signed(">=", args[12], intp(0))):
-                        for source in sources:
-                            source.prefetch(row, column, count, args[5], args[12])
+                    for source in sources:
+                        source.prefetch(row, column, count, args[5], args[12])
                 before = [builder.load(slot) for slot in sums]
                 for slot, after in zip(sums, add_terms(builder, before, values, own), strict=True):
                     builder.store(after, slot)

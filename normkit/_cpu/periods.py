@@ -1,6 +1,6 @@
 """The elementwise loop over positions so short that the numbers of a few of them are held in registers.
 
-The numbers of an element are those of `affine.py`, and `lies_behind` is there.
+The numbers of an element are those of `affine.py`, and all is read before any is written, as there.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def apply_period(typingctx: Any, x: Any, dy: Any, y: Any, at: Any, m: Any, perio
                         with branch, cgutils.for_range_slice(builder, head, stop, intp(size), intp) as (j, _):
                             places = [builder.add(j, intp(k * STEP)) for k in range(len(held))]
                             found = [value(place, own) for place, own in zip(places, held, strict=True)]
-                            for place, values in zip(places, found, strict=True):  # after all is read: see `lies_behind`
+                            for place, values in zip(places, found, strict=True):  # after all is read
                                 result.store(place, values, streaming)
         start = builder.load(tail)
         with cgutils.for_range_slice(builder, start, args[4], intp(STEP), intp) as (j, _):
