@@ -169,7 +169,7 @@ def _schedule(
         lane, walk = walk[-1], walk[:-1]
         tile = _width(sets, inner) if set_step == inner else 1
     else:
-        tile = _width(sets, 1) if sets > 1 and 0 < abs(set_step) < abs(step) else 1
+        tile = _width(sets, 1) if sets > 1 and set_step != 0 and (abs(set_step) < abs(step) or size == 1) else 1
     tile = max(1, min(tile, sets))
     apply_lanes = 0
     if lane[0] > 1 and reduced[-1][0] == lane[0]:

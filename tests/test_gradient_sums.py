@@ -63,6 +63,61 @@ def test_a_weight_along_many_sets(width, dtype):
     check(gradients, (dx, products.sum(0), steps.sum(0), size), dtype, terms, width)
 
 
+LONG = [(1, 9000), (1, 70_001), (4, 8193), (15, 30_000), (16, 8200), (17, 8200), (33, 16_385)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", LONG)
+@pytest.mark.parametrize("wild", [False, True])
+def test_a_weight_along_few_long_sets(shape, dtype, wild):
+    """Its gradient is collected in pieces of all sets, in float32 where they are few; not where some sets need float64."""
+    x, dy, weight = images(shape=shape, dtype=dtype), uneven(shape).astype(dtype), uneven(shape[1]).astype(dtype)
+    if wild:
+        x[-1] *= {"float16": 1e-3, "float32": 1e-30, "float64": 1e-280}[dtype]
+    gradients = nk.vjp(nk.layer_norm, x, weight, weight)[1](dy)
+    dx, products, size = reference.gradient(x, (1,), dy, weight)
+    steps = dy.astype(np.longdouble)
+    terms = (np.abs(products).sum(0) + np.abs(steps).sum(0), np.abs(steps).sum(0))
+    check(gradients, (dx, products.sum(0), steps.sum(0), size), dtype, terms, shape[1])
+    assert gradients.weight.dtype == gradients.bias.dtype == dtype
+
+
+@pytest.mark.parametrize("dy", ["one number", "reversed", "step", "channels-last"])
+@pytest.mark.parametrize("shape", [(3, 5, 50, 70), (20, 5, 50, 70)])
+def test_few_long_sets_by_a_dy_that_lies_anywhere(shape, dy):
+    x, weight = images(shape=shape), uneven(shape[1:], np.float32)
+    pullback = nk.vjp(nk.layer_norm, x, weight, weight, axis=(1, 2, 3))[1]
+    given = DY[dy](uneven(shape, np.float32))
+    for found, expected in zip(pullback(given), pullback(np.array(given, order="C")), strict=True):
+        assert np.allclose(found, expected, rtol=0, atol=4e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", LONG)
+def test_gradients_along_few_long_sets_have_the_same_bits_on_any_threads(shape):
+    """And in whatever order tasks are done; and each set as it is alone, as long as its sums are taken so."""
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven(shape[1], np.float32)
+    pullback = nk.vjp(nk.layer_norm, x, weight, weight)[1]
+    many = pullback(dy)
+    with nk.num_threads(1):
+        assert all(np.array_equal(a, b) for a, b in zip(pullback(dy), many, strict=True))
+    alone = nk.vjp(nk.layer_norm, x[-1:], weight, weight)[1](dy[-1:])
+    assert np.array_equal(alone.x, many.x[-1:])
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (3, 60_000), (20, 60_000)])
+def test_gradients_along_few_long_sets_take_no_temporaries(shape):
+    """Beside the gradients: sums in float64 where there are many sets, and what each piece adds up of every set."""
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven(shape[1], np.float32)
+    pullback = nk.vjp(nk.layer_norm, x, weight, weight)[1]
+    pullback(dy)
+    tracemalloc.start()
+    gradients = pullback(dy)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    sums = 2 * 8 * shape[1] if shape[0] > 16 else 0
+    assert peak < sum(part.nbytes for part in gradients) + sums + 30_000
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
 @pytest.mark.parametrize(
     ("norm", "args", "options", "shape"),

@@ -156,13 +156,32 @@ def test_short_sets_are_work_for_two_threads_sooner():
     assert plan_for(np.ones((32, 2048), np.float32), 1, gradient=True).work >= threads.PARALLEL_ELEMENTS
 
 
-@pytest.mark.parametrize("shape", [(4, 768), (50, 768), (197, 768), (781, 256), (2000, 768), (128, 8192), (20_000, 8)])
+@pytest.mark.parametrize(
+    "shape", [(4, 768), (50, 768), (197, 768), (781, 256), (2000, 768), (128, 8192), (1024, 10_240), (20_000, 8)]
+)
 def test_gradients_of_weights_are_collected_while_sets_are_summed(shape):
     """By layer norm's own kernel, in little memory; in a pass of their own they would take twice as long as all else."""
     x, weight = np.ones(shape, np.float32), np.ones((1, shape[1]), np.float32)
     plan = plan_for(x, 1, weight, gradient=True)
     assert plan.collects
     assert plan.groups * 2 * 8 * shape[1] <= max(1 << 19, x.nbytes / 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (4, 100_000), (64, 32_768), (900, 10_240)])
+def test_gradients_of_long_weights_are_collected_in_pieces(shape):
+    """Of all sets, by layer norm's own kernel: a pass over columns of few numbers would take many times as long."""
+    x, weight = np.ones(shape, np.float32), np.ones((1, shape[1]), np.float32)
+    plan = plan_for(x, 1, weight, gradient=True)
+    assert not plan.collects
+    assert 2048 <= plan.piece < shape[1] / 4
+    assert plan_for(x, 1, None, gradient=True).piece == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (1, 30, 50, 8)])
+def test_sets_of_one_element_are_done_side_by_side(shape):
+    """One after another they take 3 to 6 times as long."""
+    op = Operands(*[np.ones(shape, np.float32)] * 2, None, None, nk.NormSet(0).split(shape), True)
+    assert plan_of(op, np.ones(()), np.ones(())).groups < 4000
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])

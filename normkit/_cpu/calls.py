@@ -55,7 +55,7 @@ def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_m
 
 def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool) -> Run:
     """`forward_for` by kernels for the statistics and for the result."""
-    apply_to, (take_x, take_y, take_weight, take_bias) = _Apply(plan, statistics.wide), takes
+    apply_to, (take_x, take_y, take_weight, take_bias) = Apply(plan, statistics.wide), takes
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
         line = take_x(x)
@@ -124,7 +124,7 @@ def float32_holds(sets: Array) -> bool:
     return not kernels.mark_wild(sets, np.zeros(sets.shape[1], np.uint8))
 
 
-class _Apply:
+class Apply:
     """The result of arrays of one form, from the numbers of their sets."""
 
     __slots__ = ("launch", "plan", "wide")
@@ -153,4 +153,4 @@ def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
     """
     weight, bias = affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
     dy, last = (None, flat(bias)) if op.dy is None else (flat(op.dy), None)
-    _Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)
+    Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)

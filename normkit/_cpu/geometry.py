@@ -1,9 +1,10 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
 Row 0: where the segments of each kind start. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, where results lie, and how many tiles. Row 3: the lanes of a set, and
-where numbers that move come from. Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then
-reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
+offsets of the first element of x, y, weight and bias, where results lie, and how many tiles. Row 3: the lanes of a set,
+where numbers that move come from, and the positions of a piece. Then the segments, a row each: (size, strides of x, y, weight,
+bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy
+takes the place of bias.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NEAR, FAR, PAST = range(3)  # results are in the caches; or in memory; or go to 
 SIZE, X, Y, W, B = range(5)
 DY = B
 LANE = 3
-MODE = 5
+MODE, PIECE = 5, 6
 HEADER = 4
 
 # A lane of a tile is summed in PARTIALS partial sums, of STRIP_ROWS elements at a time, and these added up BLOCK_STRIPS at a
@@ -50,9 +51,13 @@ _STREAM_RUN = 1 << 9
 # Group norm of channels-last (32, 512, 7, 7), which has 3 MiB, would take a twentieth longer.
 _FAR_BYTES = 1 << 22
 # Tasks that collect sums of a weight's elements: at most and at least so many, or as many as have work, or some that have room.
-# Their sums, in float64, are 1/16 of a float32 x at most, or 512 KiB, and those of one task fit in L2.
+# Their sums, in float64, are 1/16 of a float32 x at most, or 512 KiB.
 # Where none collects, x and dy are read again: the gradient of layer norm of 197 x 768 takes 47 us so, and took 145 in two
 # passes, of 781 x 256 58 and 155, of 128 x 8192 294 and 467 (two threads, Zen 4, 2026-11).
+# Weights too long for that: a task takes a piece of all sets, _PIECES of them or more. Layer norm of 4 x 100,000 takes 0.25 ms
+# so, and took 0.78 in a pass over columns, 64 x 32,768 1.3 and 1.9, 1 x 1,000,000 1.1 and 28. But x is read once for the sums
+# and once for dx: tasks are better where 16 have room, 9.0 ms against 12.2 for 1024 x 10,240, and for sums that fit in L1.
+_PIECES = 16
 _COLLECT_TASKS, _COLLECT_LEAST, _COLLECT_FEW, _COLLECT_SHARE, _COLLECT_LENGTH, _COLLECT_ROOM = 128, 16, 4, 64, 1 << 13, 1 << 15
 
 
@@ -66,7 +71,7 @@ def pack(view: SetView, center: bool, fresh: bool, itemsize: int) -> Array:
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
     geo[2] = [view.apply_rows, *view.offsets, _memory(view, fresh, itemsize), view.tiles]
-    geo[LANE, :6] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0]
+    geo[LANE] = [view.lane[0], *view.lane[1], _mode(view) if moves else 0, piece(view)]
     for row, (size, strides) in enumerate((segment for kind in kinds for segment in kind), HEADER):
         geo[row, :5] = [size, *strides]
     return geo
@@ -174,9 +179,7 @@ def _collecting_tasks(view: SetView) -> int:
     if not view.gradient or size == 1 or (apart(view) and not in_runs(view)):
         return 0
     moves = any(strides[2] != 0 for _, strides in view.walk)
-    if moves and (view.walk[-1][1][2] != 0 or not in_runs(view)) and size > _COLLECT_LENGTH:
-        return 0
-    if moves and not in_runs(view) and _mode(view) != 1:
+    if moves and not in_runs(view) and (size > _COLLECT_LENGTH or _mode(view) != 1):
         return 0
     elements = view.n_sets * view.set_size
     if elements <= _TASK_ELEMENTS:
@@ -184,9 +187,23 @@ def _collecting_tasks(view: SetView) -> int:
     tasks = min(_COLLECT_TASKS, elements // (_COLLECT_SHARE * size))
     if tasks >= _COLLECT_LEAST:
         return tasks
+    if moves and view.walk[-1][1][2] != 0 and size > _COLLECT_LENGTH:
+        return 0
     busy = min(_COLLECT_LEAST, elements // _TASK_ELEMENTS)
     few = min(busy, _COLLECT_ROOM // size)
     return few if few == busy or few >= _COLLECT_FEW else 0
+
+
+def piece(view: SetView) -> int:
+    """Positions that one task takes of every set, to add up dy and dy * x_hat for each element of a weight along runs.
+
+    For weights too long for each task to have its own sums; 0 where that cannot be done.
+    """
+    alone = in_runs(view) and len(view.walk) == len(view.reduced) == 1 and view.walk[-1][1][2] == 1
+    if not (view.gradient and alone and view.set_size == _weights(view)):
+        return 0
+    share = ceil_div(view.set_size, _PIECES)
+    return min(CHUNK, ceil_div(share, BLOCK) * BLOCK)
 
 
 def tile_groups(view: SetView) -> int:

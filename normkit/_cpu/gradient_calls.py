@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from .._dtypes import Array
+from .._layout import ceil_div
 from .._operands import Operands
 from . import gradients, run_gradients
-from .calls import NONE, apply, launchers, mark_sets, taking
+from .calls import NONE, Apply, launchers, mark_sets, taking
+from .geometry import BLOCK, CHUNK
 from .plan import Plan, affine_for, flat, flat_for, narrow_then_wide, plan_of
 
 _NO_SETS = np.empty((6, 0))
@@ -31,11 +33,12 @@ def backward_for(op: Operands, shares: tuple[float, float], collect: bool) -> Ba
     lay = affine_for(op.weight, None, 1.0, op.wide)
     weight = lay(op.weight)
     plan = plan_of(op, weight, NONE)
-    collect &= plan.collects and weight.flags.c_contiguous
-    if not plan.fused:
-        return _in_two(op, lay, shares, collect)
+    collect &= weight.flags.c_contiguous and (plan.collects or plan.piece > 0)
+    collected, pieces = weight.size if collect else 0, collect and not plan.collects
     takes = (flat_for(op.x), flat_for(op.dy), flat_for(op.y), taking(lay, op.weight, weight))
-    return _in_one(plan, takes, shares, op.wide, weight.size if collect else 0)
+    if plan.fused and not pieces:
+        return _in_one(plan, takes, shares, op.wide, collected)
+    return _in_two(_Products(plan, op.wide, collected, pieces), takes, shares)
 
 
 def _in_one(plan: Plan, takes: Any, shares: tuple[float, float], wide: bool, collected: int) -> Backward:
@@ -56,38 +59,48 @@ def _in_one(plan: Plan, takes: Any, shares: tuple[float, float], wide: bool, col
     return run
 
 
-def _in_two(op: Operands, lay: Any, shares: tuple[float, float], collect: bool) -> Backward:
+def _in_two(products: _Products, takes: Any, shares: tuple[float, float]) -> Backward:
     """`backward_for` by kernels for the sums and for the result."""
-    weighed, split, center, wide, factors = op.weight is not None, op.split, op.center, op.wide, np.reshape(shares, (2, 1))
+    apply_to, factors = Apply(products.plan, products.wide), np.reshape(shares, (2, 1))
+    take_x, take_dy, take_dx, take_weight = takes
 
     def run(x: Array, dy: Array, dx: Array, weight: Any, sets: Array) -> Found:
-        given = Operands(x, dx, weight if weighed else None, None, split, center, dy, fresh=True)
-        sums, collected = _sums_over(given, (lay(weight),), sets, wide, collect)
-        apply(given, np.concatenate([sets[:3], sums * factors, sets[-1:]]))
+        line, line_dy, line_weight = take_x(x), take_dy(dy), take_weight(weight)
+        sums, collected = products.of(line, line_dy, (line_weight,), sets)
+        arrays = (line, line_dy, take_dx(dx), line_weight, None)
+        apply_to(arrays, np.concatenate([sets[:3], sums * factors, sets[-1:]]), None)
         return sums, collected
 
     return run
 
 
 def _collected(
-    wide: bool, n_sets: int, sets: Array | None, shape: tuple[int, int, int], run: Callable[[Array, Array, Array], Any]
+    wide: bool,
+    n_sets: int,
+    sets: Array | None,
+    shape: tuple[int, int, int],
+    run: Callable[[Array, Array, Array], Any],
+    dtype: Any = np.float64,
 ) -> Array | None:
     """run(kind, todo, totals) in the passes of `narrow_then_wide`, and the sum of the totals, (tasks, 2, n), if there are any.
 
     Sums over all sets are taken in one pass, or not here: where a set waits for float64, there are none.
     """
-    totals = np.zeros(shape)
+    totals = np.zeros(shape, dtype)
 
     def run_pass(kind: Array, todo: Array) -> Any:
         nonlocal totals
         marked = 0 if sets is None else mark_sets(sets, kind, todo)
         if todo.size and kind.itemsize == 8:
-            totals = np.zeros((*shape[:2], 0))
+            totals = np.zeros((*shape[:2], 0), dtype)
         run(kind, todo, totals)
         return marked
 
     narrow_then_wide(wide, n_sets, run_pass)
-    return totals.sum(0) if totals.size else None
+    if not totals.size:
+        return None
+    collected: Array = totals[0] if len(totals) == 1 else totals.sum(0)
+    return collected
 
 
 def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool) -> Array:
@@ -96,22 +109,36 @@ def sums_over(op: Operands, moving: tuple[Array, ...], sets: Array | None, wide:
     moving = (weight,) with `sets`, the numbers of these sets; or moving = (high, low, rstd), which change along a set, as
     over the sets of a parameter.
     """
-    return _sums_over(op, moving, sets, wide, collect=False)[0]
-
-
-def _sums_over(
-    op: Operands, moving: tuple[Array, ...], sets: Array | None, wide: bool, collect: bool
-) -> tuple[Array, Array | None]:
-    """The same, and with `collect` those of `backward`."""
     assert op.dy is not None
-    plan = plan_of(op, moving[0], NONE)
-    partials = np.empty((plan.chunks, 2, plan.n_sets))
-    arrays = (flat(op.x), flat(op.dy), tuple(map(flat, moving)), _NO_SETS if sets is None else sets, partials)
-    tasks = plan.groups * plan.chunks
-    launch = launchers(run_gradients.partial_products if plan.in_runs else gradients.partial_products, plan)
+    products = _Products(plan_of(op, moving[0], NONE), wide, 0, pieces=False)
+    return products.of(flat(op.x), flat(op.dy), tuple(map(flat, moving)), sets)[0]
 
-    def sum_up(kind: Array, todo: Array, totals: Array) -> None:
-        launch[kind.itemsize](*arrays, totals, todo, plan.geo, kind, plan.apart, 0, tasks)
 
-    totals = _collected(wide, plan.n_sets, sets, (tasks, 2, moving[0].size if collect else 0), sum_up)
-    return functools.reduce(np.add, partials), totals  # in order
+class _Products:
+    """The sums of gradients of one form, and with `collected` those for so many elements of the weight."""
+
+    __slots__ = ("launch", "parts", "plan", "tasks", "totals", "wide")
+
+    def __init__(self, plan: Plan, wide: bool, collected: int, pieces: bool) -> None:
+        self.plan, self.wide = plan, wide
+        self.parts, self.tasks = 1, plan.groups * plan.chunks
+        self.totals: Any = (self.tasks, 2, collected), np.float64
+        kernel = run_gradients.partial_products if plan.in_runs else gradients.partial_products
+        if pieces:
+            kernel, self.parts, self.tasks = run_gradients.partial_pieces, CHUNK // BLOCK, ceil_div(plan.set_size, plan.piece)
+            few = not wide and plan.n_sets <= run_gradients.FLUSH_SETS  # what they add up to is float32 as it is
+            self.totals = (1, 2, collected), np.float32 if few else np.float64
+        self.launch = launchers(kernel, plan)
+
+    def of(self, x: Array, dy: Array, moving: tuple[Array, ...], sets: Array | None) -> Found:
+        """Those of the memory of x and dy. For `moving` and `sets` see `sums_over`."""
+        plan, (shape, dtype) = self.plan, self.totals
+        partials = np.zeros((plan.chunks * self.parts, 2, plan.n_sets))
+        arrays = (x, dy, moving, _NO_SETS if sets is None else sets, partials)
+
+        def sum_up(kind: Array, todo: Array, totals: Array) -> None:
+            self.launch[kind.itemsize](*arrays, totals, todo, plan.geo, kind, plan.apart, 0, self.tasks)
+
+        collected = _collected(self.wide, plan.n_sets, sets, shape, sum_up, dtype)
+        chunks = functools.reduce(np.add, partials.reshape(-1, self.parts, *partials.shape[1:]).swapaxes(0, 1))
+        return functools.reduce(np.add, chunks), collected  # in order

@@ -43,6 +43,7 @@ class Plan:
     apply_chunks: int  # and in the apply pass
     fused: bool  # statistics and result in one kernel
     collects: bool  # and the sums over sets of each position too
+    piece: int  # positions of all sets for which one task can add these up while it sums the sets; or 0
     in_runs: bool  # for the kernels of `runs`
     short: bool  # and each set in one run, of a block
     apart: bool | None  # what the others are compiled for: True or None
@@ -66,6 +67,7 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         apply_chunks=geometry.chunk_count(view.apply_rows),
         fused=fused,
         collects=geometry.collects(view, groups if fused else groups * chunks),
+        piece=geometry.piece(view),
         in_runs=in_runs,
         short=geometry.is_short(view),
         apart=geometry.apart(view) or None,

@@ -9,7 +9,7 @@ import numpy as np
 from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, PIECE, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, lined_up, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
 from .rows import add_run
@@ -37,21 +37,34 @@ def _weighed(moving: Any, o: int, along: Any, s: Any, q: Any, total: Any) -> Any
 
 @jit_inline
 def _products(
-    x: Any, dy: Any, moving: Any, geo: Any, at: Any, chunk: int, centre: Any, collected: Any, total: Any, sums: Any, line: Any
+    x: Any,
+    dy: Any,
+    moving: Any,
+    geo: Any,
+    at: Any,
+    i: int,
+    end: int,
+    centre: Any,
+    collected: Any,
+    base: int,
+    total: Any,
+    sums: Any,
+    line: Any,
 ) -> Any:
-    """The sums of g and g * x_hat, g = dy * weight, over a chunk of a set.
+    """The sums of g and g * x_hat, g = dy * weight, over positions [i, end) of a set.
 
     collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are None or 2 x 0. sums: 2 x SIDE, for those of runs. line: room for a block of dy.
+    it does not; not where they are None or 2 x 0. base: the element of the weight that is the first of `collected`. sums:
+    2 x SIDE, for those of runs. line: room for a block of dy.
     """
-    end, along, steps = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), entry(geo, LANE, MODE) == ALONG, steps_of(geo, WALK)
-    i, plain, products, step = chunk * CHUNK, 0.0, 0.0, entry(geo, innermost(geo, WALK), DY)
+    along, steps = entry(geo, LANE, MODE) == ALONG, steps_of(geo, WALK)
+    plain, products, step = 0.0, 0.0, entry(geo, innermost(geo, WALK), DY)
     while i < end:
         here, run, count = next_runs(geo, WALK, at, i, end, SIDE)
         if run > BLOCK:
             run, count = BLOCK, 1
         given, here, go, run, count = lined_up(dy, here, steps, step, run, count, line)
-        sum_runs(x, here[0], given, here[3], run, centre, moving, here[2], along, collected, go, count, sums)
+        sum_runs(x, here[0], given, here[3], run, centre, moving, here[2], along, collected, base, go, count, sums)
         for k in range(count):
             s, q = _weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k], total)
             plain += s
@@ -107,7 +120,7 @@ def backward(
     """
     out_of_line()
     collected, part = scratch(2, totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real), scratch(2, SIDE, real)
-    line = scratch(1, BLOCK, dy)
+    line, n = scratch(1, BLOCK, dy), entry(geo, 1, ROWS)
     _clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
@@ -115,8 +128,10 @@ def backward(
             if not skipped(todo, k, real):
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
-                    s_b, q_b = _products(x, dy, (w,), geo, at, chunk, centre, collected, totals[task], part, line)
+                for i in range(0, n, CHUNK):
+                    s_b, q_b = _products(
+                        x, dy, (w,), geo, at, i, least(n, i + CHUNK), centre, collected, 0, totals[task], part, line
+                    )
                     s += s_b
                     q += q_b
                 sums[0, k], sums[1, k] = s, q
@@ -165,7 +180,7 @@ def backward_short(
                 at = set_origin(geo, k)
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 given, here, _, _, _ = lined_up(dy, at, at, step, n, 1, line)
-                s, q = sum_run(x, at[0], given, here[3], n, centre, (w,), at[2], along, collected)
+                s, q = sum_run(x, at[0], given, here[3], n, centre, (w,), at[2], along, collected, 0)
                 s, q = _weighed((w,), at[2], along, s, q, totals[task])
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
@@ -201,6 +216,7 @@ def partial_products(
     chunks, part, line = partials.shape[0], scratch(2, SIDE, real), scratch(1, BLOCK, dy)
     for task in range(begin, end):
         group, chunk = task // chunks, task % chunks
+        i, end_of_chunk = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK)
         first, last = tiles_of(geo, group, group + 1)
         for k in range(first, last):
             if not skipped(todo, k, real):
@@ -208,8 +224,53 @@ def partial_products(
                 if len(moving) == 1:
                     centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, chunk, centre, None, totals[task], part, line)
+                sums = _products(x, dy, moving, geo, at, i, end_of_chunk, centre, None, 0, totals[task], part, line)
                 partials[chunk, 0, k], partials[chunk, 1, k] = sums
+    release(part)
+    release(line)
+    return 0
+
+
+@jit
+def partial_pieces(
+    x: Any,
+    dy: Any,
+    moving: Any,
+    sets: Any,
+    partials: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """The two sums over every block of a piece of all sets per task, and those for each element of the weight along it.
+
+    partials: (blocks, 2, sets), which make the same bits as one block after another. totals: (1, 2, n), a piece for each task.
+    """
+    out_of_line()
+    n, size = entry(geo, 1, ROWS), entry(geo, LANE, PIECE)
+    collected, part, line = scratch(2, size if totals.shape[2] > 0 else 0, real), scratch(2, SIDE, real), scratch(1, BLOCK, dy)
+    n_sets, total = partials.shape[2], totals[0]
+    for task in range(begin, end):
+        first, last = task * size, least(n, (task + 1) * size)
+        base = set_origin(geo, 0)[2] + first
+        _clear(collected)
+        for k in range(n_sets):
+            if not skipped(todo, k, real):
+                centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
+                at = set_origin(geo, k)
+                for i in range(first, last, BLOCK):
+                    stop = least(last, i + BLOCK)
+                    sums = _products(x, dy, moving, geo, at, i, stop, centre, collected, base, total, part, line)
+                    partials[i // BLOCK, 0, k], partials[i // BLOCK, 1, k] = sums
+            if (k + 1) % FLUSH_SETS == 0 or k + 1 == n_sets:
+                for row in range(2 if totals.shape[2] > 0 else 0):
+                    add_run(collected[row], 0, total[row], base, last - first)
+                _clear(collected)
+    release(collected)
     release(part)
     release(line)
     return 0

@@ -39,7 +39,7 @@ def _block_sums(x: Any, o: int, size: int, pivot: Any, first: Any, center: Any, 
             pivot = head_of_run(x, o, size, kind)
     s, q, share = kind(0), kind(0), 1.0
     for attempt in range(3):
-        s, q = sum_run(x, o, None, 0, m, (pivot, pivot, pivot), None, 0, False, None)
+        s, q = sum_run(x, o, None, 0, m, (pivot, pivot, pivot), None, 0, False, None, 0)
         share = 1.0 / m
         if not center or attempt == 2 or (m == size and not cancels(s, q, m)):
             break

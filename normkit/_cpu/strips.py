@@ -161,7 +161,7 @@ def _given(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> tuple[Ru
     own = None
     if not isinstance(sig.args[9], types.NoneType):
         table = Table(context, builder, sig.args[9], args[9])
-        own = table.length, [table.row(args[4].type(k)).at(args[7]) for k in range(2)]
+        own = table.length, [table.row(args[4].type(k)).at(builder.sub(args[7], args[10])) for k in range(2)]
     count = 1 if len(sources) == 1 else 0 if len(movers) == 3 else 3
     fixed = cgutils.unpack_tuple(builder, args[5], 3)[:count]
     return RunSums(builder, args[4], wide, sources, movers, args[8], own), fixed
@@ -169,14 +169,14 @@ def _given(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> tuple[Ru
 
 @primitive
 def sum_run(
-    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any
+    typingctx: Any, x: Any, o: Any, dy: Any, p: Any, m: Any, numbers: Any, moving: Any, at: Any, vary: Any, own: Any, base: Any
 ) -> Any:
     """The two sums over m neighbouring elements of one set, all lanes in registers.
 
     numbers: (high, low, rstd), or a pivot for high. moving: the arrays of numbers that change along a set, None, (weight,)
     or (high, low, rstd), read at + j where `vary` is set, else at `at` for the whole run; but a weight that does not vary is
     left out. Where it varies and own, None or 2 x n, is not empty, dy and dy * x_hat of each element are added to its rows
-    too, from `at` on.
+    too, from `at` on, of which `base` is the first.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -185,7 +185,7 @@ def sum_run(
         return cgutils.pack_array(builder, [fold(builder, lanes) for lanes in found])
 
     index, flag = types.intp, types.boolean
-    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own), codegen
+    return types.UniTuple(numbers[0], 2)(x, index, dy, index, index, numbers, moving, index, flag, own, index), codegen
 
 
 @primitive
@@ -201,6 +201,7 @@ def sum_runs(
     at: Any,
     vary: Any,
     own: Any,
+    base: Any,
     steps: Any,
     count: Any,
     to: Any,
@@ -212,14 +213,14 @@ def sum_runs(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         given, fixed = _given(context, builder, sig, args)
-        table, intp = Table(context, builder, sig.args[12], args[12]), args[1].type
-        steps = cgutils.unpack_tuple(builder, args[10], 4)
+        table, intp = Table(context, builder, sig.args[13], args[13]), args[1].type
+        steps = cgutils.unpack_tuple(builder, args[11], 4)
         half = ir.VectorType(given.none.type.element, LANES // 2)
         laid = [cgutils.alloca_once(builder, half, intp(SIDE)) for _ in range(2)]
 
         def sum_each(add: Any) -> None:
             walk = [intp(1), steps[0], steps[2], steps[3]]
-            with each_run(builder, args[11], [intp(0)] * 4, walk) as (k, *on):
+            with each_run(builder, args[12], [intp(0)] * 4, walk) as (k, *on):
                 add(on)
                 for place, lanes in zip(laid, given.found(), strict=True):
                     builder.store(halve(builder, lanes), builder.gep(place, [k]))
@@ -231,4 +232,4 @@ def sum_runs(
         return context.get_dummy_value()
 
     index, flag, four = types.intp, types.boolean, types.UniTuple(types.intp, 4)
-    return types.void(x, index, dy, index, index, numbers, moving, index, flag, own, four, index, to), codegen
+    return types.void(x, index, dy, index, index, numbers, moving, index, flag, own, index, four, index, to), codegen

@@ -129,7 +129,7 @@ class Library:
 
     def cast(self, values: Any, dtype: DType) -> Any:
         with np.errstate(over="ignore"):  # a gradient beyond float16 is infinite, as dx would be
-            return values.astype(dtype)
+            return values.astype(dtype, copy=False)
 
     def rows(self, values: Any) -> Any:
         """Contiguous, for kernels."""
