@@ -148,6 +148,21 @@ def test_a_weight_that_stands_still_within_sets(norm, args, options, shape, layo
     check(gradients, (dx, products.sum(others), steps.sum(others), size), "float32", terms, x.size // shape[1])
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last", "crop"])
+@pytest.mark.parametrize("axes", [(1, 2, 3), (2, 3), (0, 1), (0, 2, 3), (1,)])
+@pytest.mark.parametrize("lies", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2), ()])
+def test_a_weight_of_any_shape_in_few_long_sets(lies, axes, layout):
+    """Sets in many chunks, in which an element of the weight comes once, thousands of times, or not at all."""
+    shape = (2, 40, 32, 60)
+    own = tuple(n if k in lies else 1 for k, n in enumerate(shape[1:]))
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven(own, np.float32)
+    gradients = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1](LAYOUTS[layout](dy))
+    dx, products, size = reference.gradient(x, axes, dy, np.broadcast_to(weight, shape))
+    sums = [reference.sum_to(part.astype(np.longdouble), own) for part in (products, dy)]
+    terms = [reference.sum_to(np.abs(part), own) for part in (np.abs(products) + np.abs(dy), dy)]
+    check(gradients, (dx, *sums, size), "float32", terms)
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
 @pytest.mark.parametrize("shape", [(4, 20, 9, 8), (3, 37, 200, 90)])
 def test_bits_do_not_depend_on_sets_that_wait_for_float64(shape, layout):

@@ -98,6 +98,8 @@ def test_negative_and_zero_strides():
         ((49, 513), 7 * 513, 1),
         ((49, 64), 64, 1),  # every second row
         ((120, 120), 8, 1),  # a crop
+        ((200, 40), 8, 1),
+        ((200, 20), 8, 20),
         ((32, 196), 511 * 196, 1),  # a channel of a batch
         ((7, 64), 31 * 64, 1),
     ],

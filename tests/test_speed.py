@@ -149,6 +149,29 @@ def test_few_long_sets_are_split_only_where_threads_have_work(shape, fused):
     assert plan_for(np.ones(shape, np.float32), 1).fused == fused
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "chunks", "fused"),
+    [
+        ((4096, 256), 0, 4, False),  # one tile
+        ((16_384, 512), 0, 8, False),  # two
+        ((1000, 512), 0, 1, True),
+        ((32, 196, 256), (0, 1), 7, False),
+        ((16, 4096, 64), 1, 4, True),  # as many tiles as samples
+        ((3, 1_000_000), 1, 62, False),  # runs
+    ],
+)
+def test_few_tiles_are_split_so_that_threads_have_work(shape, axes, chunks, fused):
+    plan = plan_for(np.ones(shape, np.float32), axes)
+    assert (plan.chunks, plan.apply_chunks, plan.fused) == (chunks, chunks, fused)
+
+
+@pytest.mark.parametrize("pixels", [2, 3, 4, 9, 16, 25, 49])
+def test_gradients_of_group_norm_go_by_runs_of_any_length(pixels):
+    """A weight changes between them. In lanes they take twice as long."""
+    x, weight = np.ones((8, 4, 16, pixels), np.float32), np.ones((1, 4, 16, 1), np.float32)
+    assert plan_for(x, (2, 3), weight, gradient=True).in_runs
+
+
 def test_short_sets_are_work_for_two_threads_sooner():
     """A set costs some by itself, and a gradient twice a norm."""
     assert plan_for(np.ones((12800, 4), np.float32), 1).work >= threads.PARALLEL_ELEMENTS > 4 * 12800

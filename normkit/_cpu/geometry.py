@@ -1,10 +1,10 @@
 """How a `SetView` travels to the kernels: one integer array, since every argument of a Numba call costs time.
 
-Row 0: where the segments of each kind start. Row 1: the scalars named below. Row 2: the positions of the apply pass, the
-offsets of the first element of x, y, weight and bias, where results lie, and how many tiles. Row 3: the lanes of a set,
-where numbers that move come from, and the positions of a piece. Then the segments, a row each: (size, strides of x, y, weight,
-bias), kept ones first, then reduced ones, then `walk`, the reduced ones as the sums walk them. In a gradient y is dx, and dy
-takes the place of bias.
+Row 0: where the segments of each kind start, and the positions of a chunk in the sums and in the apply pass. Row 1: the
+scalars named below. Row 2: the positions of the apply pass, the offsets of the first element of x, y, weight and bias, where
+results lie, and how many tiles. Row 3: the lanes of a set, where numbers that move come from, and the positions of a piece.
+Then the segments, a row each: (size, strides of x, y, weight, bias), kept ones first, then reduced ones, then `walk`, the
+reduced ones as the sums walk them. In a gradient y is dx, and dy takes the place of bias.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ APPLY_ROWS, MEMORY, TILES = 0, 5, 6
 NEAR, FAR, PAST = range(3)  # results are in the caches; or in memory; or go to memory past the caches, in runs and periods
 SIZE, X, Y, W, B = range(5)
 DY = B
+PER_CHUNK, PER_APPLY = 4, 5
 LANE = 3
 MODE, PIECE = 5, 6
 HEADER = 4
@@ -37,7 +38,9 @@ PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 ROW = (PARTIALS + 1) * TILE_WIDTH
 HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
-CHUNK = 8 * BLOCK  # positions per parallel piece of a set
+# Positions per parallel piece of a set, if it lies in runs; of one whose neighbours in a tile do, an eighth of it, if that is
+# so many: batch norm of 4096 x 256 would else be one task.
+CHUNK, CHUNK_LEAST = 8 * BLOCK, 1 << 10
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a parallel launch costs 5
 _RUN_ELEMENTS = 64  # what a run costs beside its elements: 13 ns, where one of these takes 0.2
 # Results of this size go to memory past the caches, but never to fresh memory, whose pages the system has just put there:
@@ -67,7 +70,7 @@ def pack(view: SetView, center: bool, fresh: bool, itemsize: int) -> Array:
     kinds = (view.kept, view.reduced, view.walk)
     starts = [HEADER + sum(map(len, kinds[:k])) for k in range(4)]
     geo = np.zeros((starts[-1], len(COLUMNS)), np.int64)
-    geo[0, :4] = starts
+    geo[0, :6] = [*starts, chunk_rows(view, view.rows), chunk_rows(view, view.apply_rows)]
     moves = any(strides[2] != 0 for _, strides in view.walk)
     geo[1] = [view.tile, view.rows, center, tiles_per_task(view), view.apply_lanes, view.affine_varies, moves]
     geo[2] = [view.apply_rows, *view.offsets, _memory(view, fresh, itemsize), view.tiles]
@@ -158,19 +161,31 @@ def _set_work(view: SetView) -> int:
     return view.set_size * (1 + view.gradient) + _RUN_ELEMENTS * runs
 
 
-def collects(view: SetView, tasks: int) -> bool:
+def collects(view: SetView, tasks: int, fused: bool) -> bool:
     """Whether each task can add up dy and dy * x_hat for each element of the weight, while it sums the sets.
 
     The gradient of a weight that changes within a set, without reading x and dy again: where it goes along a run, or stands
     still in runs, in lanes or in the positions of a tile.
     """
     most = _collecting_tasks(view)
+    if in_runs(view) and _along(view) and not fused:
+        return False
     return 0 < tasks <= most or (most > 0 and tasks * _COLLECT_SHARE * _weights(view) <= view.n_sets * view.set_size)
 
 
 def _weights(view: SetView) -> int:
     """Elements of the weight."""
     return prod(n for n, strides in (*view.kept, *view.reduced) if strides[2] != 0)
+
+
+def _along(view: SetView) -> bool:
+    """Whether the weight changes along the innermost positions of a set."""
+    return view.walk[-1][1][2] != 0
+
+
+def _repeats(view: SetView) -> int:
+    """How often an element of the weight that changes within a set comes in it."""
+    return view.set_size // prod(n for n, strides in view.reduced if strides[2] != 0)
 
 
 def _collecting_tasks(view: SetView) -> int:
@@ -181,13 +196,15 @@ def _collecting_tasks(view: SetView) -> int:
     moves = any(strides[2] != 0 for _, strides in view.walk)
     if moves and not in_runs(view) and (size > _COLLECT_LENGTH or _mode(view) != 1):
         return 0
+    if in_runs(view) and _along(view) and _repeats(view) > 1:  # its sums are float32 for some sets
+        return 0
     elements = view.n_sets * view.set_size
     if elements <= _TASK_ELEMENTS:
         return 1
     tasks = min(_COLLECT_TASKS, elements // (_COLLECT_SHARE * size))
     if tasks >= _COLLECT_LEAST:
         return tasks
-    if moves and view.walk[-1][1][2] != 0 and size > _COLLECT_LENGTH:
+    if _along(view) and size > _COLLECT_LENGTH:
         return 0
     busy = min(_COLLECT_LEAST, elements // _TASK_ELEMENTS)
     few = min(busy, _COLLECT_ROOM // size)
@@ -211,6 +228,13 @@ def tile_groups(view: SetView) -> int:
     return ceil_div(view.tiles, tiles_per_task(view))
 
 
-def chunk_count(rows: int) -> int:
+def chunk_rows(view: SetView, rows: int) -> int:
+    """Positions of a chunk of `rows` of a set. That follows from the set alone, since bits do from that."""
+    if view.set_lanes == 1 and view.walk[-1][1][0] == 1:
+        return CHUNK
+    return min(CHUNK, max(CHUNK_LEAST, 1 << (ceil_div(rows, 8) - 1).bit_length()))
+
+
+def chunk_count(view: SetView, rows: int) -> int:
     """Tasks along one set of `rows` positions."""
-    return ceil_div(rows, CHUNK)
+    return ceil_div(rows, chunk_rows(view, rows))

@@ -12,7 +12,7 @@ from typing import Any
 
 from .buffers import SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WORK_ROWS
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, CHUNK, LANE, ROW, ROWS, SIZE, TILE_WIDTH
+from .geometry import APPLY_ROWS, LANE, PER_CHUNK, ROW, ROWS, SIZE, TILE_WIDTH
 from .indexing import entry, tile_of, tiles_of
 from .kernels import skip_all
 from .rows import add_run, multiply_run
@@ -69,7 +69,7 @@ def backward(
             copy_run(sets[sets.shape[0] - 1], first, count, own[SET_GAIN], 0)
             for row in range(SET_SHIFT, SET_SLOPE + 1):
                 fill(own[row], count, 0.0)
-            for chunk in range(-(-entry(geo, 1, ROWS) // CHUNK)):
+            for chunk in range(-(-entry(geo, 1, ROWS) // entry(geo, 0, PER_CHUNK))):
                 load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
                 chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])
                 for row in range(2):

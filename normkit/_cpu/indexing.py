@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 
 from .compile import jit_inline
-from .geometry import BLOCK, KEPT, PER_TASK, SIZE, TILE, TILES, B, W, X, Y
+from .geometry import BLOCK, KEPT, PER_CHUNK, PER_TASK, ROWS, SIZE, TILE, TILES, B, W, X, Y
 from .loops import loop
 from .registers import splat
 from .simd import Elements, Integers, primitive
@@ -149,6 +149,13 @@ def steps_of(geo: Any, kind: int) -> Any:
     """How far the next run is in all operands."""
     row = innermost(geo, kind) - 1
     return entry(geo, row, X), entry(geo, row, Y), entry(geo, row, W), entry(geo, row, B)
+
+
+@jit_inline
+def chunk_of(geo: Any, chunk: int) -> Any:
+    """The positions of a chunk of a set, from the first to that after the last."""
+    size = entry(geo, 0, PER_CHUNK)
+    return chunk * size, least(entry(geo, 1, ROWS), (chunk + 1) * size)
 
 
 @jit_inline

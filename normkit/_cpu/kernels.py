@@ -19,14 +19,15 @@ from .formulas import loses_digits, two_parts
 from .geometry import (
     APPLY_ROWS,
     CENTER,
-    CHUNK,
     LANE,
+    PER_APPLY,
+    PER_CHUNK,
     ROW,
     ROWS,
     SIZE,
     TILE_WIDTH,
 )
-from .indexing import entry, tile_of, tiles_of
+from .indexing import chunk_of, entry, tile_of, tiles_of
 from .standardize import apply_tile, skipped, wild
 from .sums import chunk_moments, merge
 from .vectors import copy_run, fence, least, out_of_line, release, scratch
@@ -77,7 +78,7 @@ def forward(
             continue
         n = chunk_moments(x, geo, at, 0, count, work, own[MEAN], own[M2], apart)
         copy_run(work[ORIGIN], 0, count, own[CHUNK_ORIGIN], 0)
-        for chunk in range(1, -(-entry(geo, 1, ROWS) // CHUNK)):
+        for chunk in range(1, -(-entry(geo, 1, ROWS) // entry(geo, 0, PER_CHUNK))):
             n_b = chunk_moments(x, geo, at, chunk, count, work, own[CHUNK_MEAN], own[CHUNK_M2], apart)
             for k in range(count):
                 mean_b = (np.float64(work[ORIGIN, k]) - own[CHUNK_ORIGIN, k]) + own[CHUNK_MEAN, k]
@@ -123,7 +124,8 @@ def finish(partials: Any, moments: Any, todo: Any, geo: Any, real: Any) -> Any:
             continue
         mean, m2, n, origin = 0.0, 0.0, 0.0, partials[k, 0, 2]
         for chunk in range(partials.shape[1]):
-            n_b = float((least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK) - chunk * CHUNK) * entry(geo, LANE, SIZE))
+            begin, end = chunk_of(geo, chunk)
+            n_b = float((end - begin) * entry(geo, LANE, SIZE))
             mean_b = (partials[k, chunk, 2] - origin) + partials[k, chunk, 0]
             mean, m2 = merge(mean, m2, n, mean_b, partials[k, chunk, 1], n_b)
             n += n_b
@@ -162,15 +164,16 @@ def apply(
     """The result of one chunk of a few tiles per task, from the numbers of its sets: of the norm, or with dy its gradient."""
     out_of_line()
     work = scratch(WORK_ROWS, ROW, real)
-    chunks = -(-entry(geo, 2, APPLY_ROWS) // CHUNK)
+    size = entry(geo, 0, PER_APPLY)
+    chunks = -(-entry(geo, 2, APPLY_ROWS) // size)
     for task in range(begin, end):
-        group, i = task // chunks, (task % chunks) * CHUNK
+        group, i = task // chunks, (task % chunks) * size
         start, stop = tiles_of(geo, group, group + 1)
         for index in range(start, stop):
             tile = tile_of(geo, index)
             first, count = tile[0], tile[1]
             if not skip_all(todo, first, count, work):
-                m = least(CHUNK, entry(geo, 2, APPLY_ROWS) - i)
+                m = least(size, entry(geo, 2, APPLY_ROWS) - i)
                 apply_tile(x, dy, y, w, b, geo, tile, i, m, sets[:, first : first + count], todo, work, apart)
     release(work)
     fence()

@@ -18,7 +18,7 @@ from . import geometry, threads
 
 # Few tiles cannot keep many cores busy: with fewer than this, long sets are split into chunks (two passes over x), if there is
 # work for more: so many elements each.
-_FUSED_TILES, _FUSED_ELEMENTS = 64, 1 << 15
+_FUSED_TILES, _FUSED_ELEMENTS, _FEW_SHORT = 64, 1 << 15, 12
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
 _CAST_ELEMENTS = 1 << 16
 # Numba's CPU types have neither float16 nor bfloat16: they travel as records of one uint16, named by their field.
@@ -55,7 +55,8 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
     center, fresh, gradient = flags
     operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient)
-    chunks, groups, in_runs = geometry.chunk_count(view.rows), geometry.tile_groups(view), geometry.in_runs(view)
+    chunks, groups, in_runs = geometry.chunk_count(view, view.rows), geometry.tile_groups(view), geometry.in_runs(view)
+    few = few // _FEW_SHORT if view.rows <= geometry.CHUNK else few
     fused = (chunks == 1 or view.tiles >= few) and (gradient or geometry.sums_as_runs(view) == in_runs)
     return Plan(
         geo=geometry.pack(view, center, fresh, y[2]),
@@ -64,9 +65,9 @@ def _plan(split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, we
         work=geometry.work(view),
         groups=groups,
         chunks=chunks,
-        apply_chunks=geometry.chunk_count(view.apply_rows),
+        apply_chunks=geometry.chunk_count(view, view.apply_rows),
         fused=fused,
-        collects=geometry.collects(view, groups if fused else groups * chunks),
+        collects=geometry.collects(view, groups if fused else groups * chunks, fused),
         piece=geometry.piece(view),
         in_runs=in_runs,
         short=geometry.is_short(view),

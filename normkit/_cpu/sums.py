@@ -1,6 +1,6 @@
 """Statistics of the sets of a tile: blocks about a pivot, merged to chunks and sets in a fixed order.
 
-Positions are summed in blocks, blocks are merged to chunks of CHUNK, chunks to sets. The order follows from the
+Positions are summed in blocks, blocks are merged to chunks, chunks to sets. The order follows from the
 set's own shape, so any split of tiles or chunks over threads gives the same bits.
 """
 
@@ -15,8 +15,8 @@ from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .finish import some_cancel
 from .formulas import cancels
-from .geometry import BLOCK_STRIPS, CENTER, CHUNK, HEAD, KEPT, LANE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, W, X
-from .indexing import entry, gather, innermost
+from .geometry import BLOCK_STRIPS, CENTER, HEAD, KEPT, LANE, MOVES, PARTIALS, SIZE, STRIP_ROWS, W, X
+from .indexing import chunk_of, entry, gather, innermost
 from .rows import add_run, fold_lanes, multiply_run, spread_lanes
 from .vectors import copy_run, fill, least, most, on_its_own, out_of_line
 
@@ -71,10 +71,10 @@ def chunk_products(
     out_of_line()
     lanes, still = entry(geo, LANE, SIZE), entry(geo, 1, MOVES) == 0
     partials = _partials(lanes)
-    last, block = least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
-    for i in range(chunk * CHUNK, last, block):
+    for i in range(first, last, block):
         sum_block(x, dy, moving, geo, at, i, least(block, last - i), count, partials, work, apart, own)
         if still and own.shape[1] > 0:
             _collect(work, geo, at[2], count, own)
@@ -138,7 +138,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     out_of_line()
     lanes, center = entry(geo, LANE, SIZE), entry(geo, 1, CENTER) != 0
     partials = _partials(lanes)
-    first, last, block = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK), partials * STRIP_ROWS * BLOCK_STRIPS
+    (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
     fill(mean, count, 0.0)
     fill(m2, count, 0.0)
     fill(work[ORIGIN], count, work.dtype.type(0))
