@@ -151,10 +151,12 @@ def _width(sets: int, lanes: int) -> int:
     return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
 
 
-def _short_run(length: int, step: int) -> int:
-    """The length from which on segments that are `step` from one to the next are runs."""
+def _short_run(length: int, step: int, weighed: bool) -> int:
+    """The length from which on segments that are `step` from one to the next, maybe with a weight along them, are runs."""
+    if step == length:
+        return SHORT_RUN_IN_GROUPS if weighed else 0
     if step < 2 * length:
-        return SHORT_RUN_IN_CROPS if step > length else 0
+        return SHORT_RUN_IN_CROPS
     return SHORT_RUN_IN_GROUPS if 2 * length < step <= GROUPS * length else SHORT_RUN
 
 
@@ -166,7 +168,12 @@ def _schedule(
     inner, (step, *_) = walk[-1]
     size = prod(n for n, _ in walk)
     lane: Segment = (1, (0, 0, 0, 0))
-    if len(walk) > 1 and step == 1 and inner < _short_run(inner, abs(walk[-2][1][0])) and size >= FEW_ROWS * inner:
+    if (
+        len(walk) > 1
+        and step == 1
+        and inner < _short_run(inner, abs(walk[-2][1][0]), walk[-1][1][2] != 0)
+        and size >= FEW_ROWS * inner
+    ):
         lane, walk = walk[-1], walk[:-1]
         tile = _width(sets, inner) if set_step == inner else 1
     else:

@@ -142,10 +142,20 @@ def plan_for(x, axes, weight=None, gradient=False):
 
 
 @pytest.mark.parametrize(
-    ("shape", "fused"),
-    [((3, 1 << 15), True), ((3, 1 << 16), False), ((8, 1 << 15), True), ((8, 1 << 16), False), ((64, 1 << 16), True)],
+    ("shape", "cores", "fused"),
+    [
+        ((3, 1 << 15), 64, True),
+        ((3, 1 << 16), 64, False),
+        ((8, 1 << 15), 64, True),
+        ((8, 1 << 16), 64, False),
+        ((64, 1 << 16), 64, True),
+        ((7, 1 << 16), 2, False),
+        ((8, 1 << 16), 2, True),
+        ((4, 1 << 16), 1, True),
+    ],
 )
-def test_few_long_sets_are_split_only_where_threads_have_work(shape, fused):
+def test_few_long_sets_are_split_only_where_coreshave_work(shape, cores, fused, monkeypatch):
+    monkeypatch.setattr(threads, "count", lambda: cores)
     assert plan_for(np.ones(shape, np.float32), 1).fused == fused
 
 
@@ -160,7 +170,8 @@ def test_few_long_sets_are_split_only_where_threads_have_work(shape, fused):
         ((3, 1_000_000), 1, 62, False),  # runs
     ],
 )
-def test_few_tiles_are_split_so_that_threads_have_work(shape, axes, chunks, fused):
+def test_few_tiles_are_split_so_that_coreshave_work(shape, axes, chunks, fused, monkeypatch):
+    monkeypatch.setattr(threads, "count", lambda: 8)
     plan = plan_for(np.ones(shape, np.float32), axes)
     assert (plan.chunks, plan.apply_chunks, plan.fused) == (chunks, chunks, fused)
 
@@ -172,7 +183,7 @@ def test_gradients_of_group_norm_go_by_runs_of_any_length(pixels):
     assert plan_for(x, (2, 3), weight, gradient=True).in_runs
 
 
-def test_short_sets_are_work_for_two_threads_sooner():
+def test_short_sets_are_work_for_two_coressooner():
     """A set costs some by itself, and a gradient twice a norm."""
     assert plan_for(np.ones((12800, 4), np.float32), 1).work >= threads.PARALLEL_ELEMENTS > 4 * 12800
     assert plan_for(np.ones((32, 2048), np.float32), 1).work < threads.PARALLEL_ELEMENTS

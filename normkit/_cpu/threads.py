@@ -25,9 +25,14 @@ _addresses: dict[tuple[Any, ...], int] = {}
 _lock = threading.Lock()
 
 
+def count() -> int:
+    """How many threads a launch has, 1 where more are not safe."""
+    return _threads()[0]
+
+
 def may_run_parallel() -> bool:
     """Whether a parallel launch is safe here and has more than one thread to use."""
-    return _threads()[0] > 1
+    return count() > 1
 
 
 def _threads() -> tuple[int, int]:
