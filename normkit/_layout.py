@@ -19,8 +19,9 @@ Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 # Lanes of a tile: a whole row of neighbouring sets if it has at most TILE_WIDTH, since memory is then read in line (layer norm
 # of channels-last (64, 768, 197) takes 2.6 ms in tiles of 208, 4.5 of 112, 5.7 of 64), else an even share of the row: layer
 # norm over the channels of (16, 96, 56, 56) 1.2 ms, 1.3 in tiles of 192, 1.5 of 128; its gradient for (4, 768, 56, 56) 8.9, 9.4
-# and 11.7 (Zen 4, 2026-11). Sets of MANY_LANES take fewer partial sums each, and so as much memory in rows twice as wide (group
-# norm of channels-last (32, 512, 7, 7) on one thread: 0.31 ms in tiles of 512, 0.41 of 128).
+# and 11.7 (Zen 4, 2026-11). Sets of MANY_LANES take fewer partial sums each, and so no more memory in rows four times as wide
+# (group norm of channels-last (32, 512, 7, 7) on one thread: 0.31 ms in tiles of 512, 0.41 of 128; of (8, 640, 16, 16) on two
+# 0.15 in rows of 640, 0.24 in tiles of 220; but of (16, 2048, 7, 7) 0.30 in tiles of 256, 0.41 of 1024).
 TILE_WIDTH, MANY_LANES = 256, 8
 _VECTOR = 16  # lanes
 # A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
@@ -144,7 +145,7 @@ def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Stride
 
 def _width(sets: int, lanes: int) -> int:
     """How many sets of `lanes` lanes a tile has: all, or an even share of them in whole vectors."""
-    if sets * lanes <= (2 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
+    if sets * lanes <= (4 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
         return sets
     share = ceil_div(sets, ceil_div(sets * lanes, TILE_WIDTH))
     vector = max(1, _VECTOR // lanes)

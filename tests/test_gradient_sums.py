@@ -207,7 +207,7 @@ def test_a_weight_along_runs_side_by_side(rows):
     check(gradients, (dx, *sums, size), "float32", terms, 300)
 
 
-@pytest.mark.parametrize("channels", [33, 64, 200, 512, 513])
+@pytest.mark.parametrize("channels", [33, 64, 200, 341, 342, 512, 513])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_groups_of_many_channels_side_by_side(channels, dtype):
     shape = 2, 3 * channels, 9, 5
