@@ -104,6 +104,27 @@ def test_gradients_along_few_long_sets_have_the_same_bits_on_any_threads(shape):
     assert np.array_equal(alone.x, many.x[-1:])
 
 
+@pytest.mark.parametrize(
+    ("norm", "shape", "axes"),
+    [
+        (nk.layer_norm, (513, 8200), ()),  # in pieces
+        (nk.layer_norm, (2049, 33), ()),  # by tasks
+        (nk.layer_norm, (40, 8192), ()),  # by few tasks
+        (nk.normalize, (1, 513, 600), ((1, 2),)),  # an element comes in every run of a set
+        (nk.normalize, (100, 20, 600), ((1, 2),)),
+        (nk.normalize, (1, 513, 64), ((1, 2),)),  # or in every lane
+        (nk.normalize, (513, 64), (0,)),
+    ],
+)
+def test_small_numbers_are_not_lost_beside_a_large_one(norm, shape, axes):
+    """Of 2^24 and 512 times 1/16, float32 would keep 2^24 alone. Of 64 in a block it does; and results are rounded to 2."""
+    x, dy, weight = images(shape=shape), np.full(shape, 1 / 16, np.float32), np.ones(shape[-1], np.float32)
+    dy[(0,) * (len(shape) - 1)] = 2.0**24
+    bias = nk.vjp(norm, x, *axes, weight, weight)[1](dy).bias
+    exact = dy.astype(np.float64).sum(tuple(range(len(shape) - 1)))
+    assert np.all(np.abs(bias - exact) <= 5), float(np.abs(bias - exact).max())
+
+
 @pytest.mark.parametrize("shape", [(1, 60_000), (3, 60_000), (20, 60_000)])
 def test_gradients_along_few_long_sets_take_no_temporaries(shape):
     """Beside the gradients: sums in float64 where there are many sets, and what each piece adds up of every set."""

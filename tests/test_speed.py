@@ -154,7 +154,7 @@ def plan_for(x, axes, weight=None, gradient=False):
         ((4, 1 << 16), 1, True),
     ],
 )
-def test_few_long_sets_are_split_only_where_coreshave_work(shape, cores, fused, monkeypatch):
+def test_few_long_sets_are_split_only_where_threads_have_work(shape, cores, fused, monkeypatch):
     monkeypatch.setattr(threads, "count", lambda: cores)
     assert plan_for(np.ones(shape, np.float32), 1).fused == fused
 
@@ -170,7 +170,7 @@ def test_few_long_sets_are_split_only_where_coreshave_work(shape, cores, fused, 
         ((3, 1_000_000), 1, 62, False),  # runs
     ],
 )
-def test_few_tiles_are_split_so_that_coreshave_work(shape, axes, chunks, fused, monkeypatch):
+def test_few_tiles_are_split_so_that_threads_have_work(shape, axes, chunks, fused, monkeypatch):
     monkeypatch.setattr(threads, "count", lambda: 8)
     plan = plan_for(np.ones(shape, np.float32), axes)
     assert (plan.chunks, plan.apply_chunks, plan.fused) == (chunks, chunks, fused)
@@ -181,6 +181,15 @@ def test_gradients_of_group_norm_go_by_runs_of_any_length(pixels):
     """A weight changes between them. In lanes they take twice as long."""
     x, weight = np.ones((8, 4, 16, pixels), np.float32), np.ones((1, 4, 16, 1), np.float32)
     assert plan_for(x, (2, 3), weight, gradient=True).in_runs
+
+
+@pytest.mark.parametrize("channels", [3, 64, 512])
+def test_weights_that_come_again_along_channels_last_are_collected(channels):
+    """As those of group norm in one group: in lanes, without another pass."""
+    x = np.ones((16, 2048, channels), np.float32)
+    plan = plan_for(x, (1, 2), np.ones((1, 1, channels), np.float32), gradient=True)
+    assert plan.collects
+    assert not plan.in_runs
 
 
 def test_short_sets_are_work_for_two_coressooner():
@@ -209,13 +218,6 @@ def test_gradients_of_long_weights_are_collected_in_pieces(shape):
     assert not plan.collects
     assert 2048 <= plan.piece < shape[1] / 4
     assert plan_for(x, 1, None, gradient=True).piece == 0
-
-
-@pytest.mark.parametrize("shape", [(1, 4000), (1, 30, 50, 8)])
-def test_sets_of_one_element_are_done_side_by_side(shape):
-    """One after another they take 3 to 6 times as long."""
-    op = Operands(*[np.ones(shape, np.float32)] * 2, None, None, nk.NormSet(0).split(shape), True)
-    assert plan_of(op, np.ones(()), np.ones(())).groups < 4000
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
