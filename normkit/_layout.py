@@ -31,7 +31,8 @@ _VECTOR = 16  # lanes
 # instance norm of a crop to 256 x 256 7 and 4.4, the gradient of batch norm of (32, 512, 14, 14) in float16 0.78 and 0.60.
 # Where no other set fits between them, as in a crop, runs pay sooner: instance norm of rows of 50 in 51 takes 2.1 ms so, 2.7 in
 # lanes, of 20 in 21 0.52 and 0.45; and where they follow one another, and only the weight changes between them, in any length:
-# gradients of group norm for (64, 512, 4, 4) in 32 groups 0.33 and 0.69, (100, 512, 2, 1) 0.48 and 1.0 (Zen 4, 2026-11).
+# gradients of group norm for (64, 512, 4, 4) in 32 groups 0.33 and 0.69, (100, 512, 2, 1) 0.48 and 1.0; but with a weight along
+# them lanes do: the same in one group for channels-last (16, 256, 14, 14) 0.25 in lanes, 0.67 in runs (Zen 4, 2026-11).
 SHORT_RUN, SHORT_RUN_IN_GROUPS, SHORT_RUN_IN_CROPS, GROUPS = 64, 2 * TILE_WIDTH + 1, 32, 64
 FEW_ROWS = 8
 

@@ -43,6 +43,7 @@ def test_threads_and_schedules_give_the_same_bits(axes, layout, monkeypatch):
     for few in (0, 1 << 62):
         monkeypatch.setattr(_recall, "_ready", {})
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES_PER_THREAD", 1 << 62)
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_ELEMENTS", 1)
         pullback = nk.vjp(nk.normalize, LAYOUTS[layout](x), axes, weight, weight)[1]
         assert np.array_equal(pullback(LAYOUTS[layout](dy)).x, many.x)

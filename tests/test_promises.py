@@ -258,6 +258,7 @@ def test_bits_do_not_depend_on_threads_or_runs(norm, layout, monkeypatch):
     for few in (0, 1 << 62):
         monkeypatch.setattr(_recall, "_ready", {})
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES", few)
+        monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_TILES_PER_THREAD", 1 << 62)
         monkeypatch.setattr(nk._engine._cpu.plan, "_FUSED_ELEMENTS", 1)
         assert np.array_equal(call(x), serial)
 

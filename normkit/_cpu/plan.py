@@ -18,8 +18,8 @@ from . import geometry, threads
 
 # Few tiles cannot keep many cores busy: with fewer than this, or than so many for each thread, long sets are split into chunks
 # (two passes over x), if there is work for more: so many elements each. Group norm of (1, 320, 64, 64) in 32 groups takes 0.14
-# ms in one pass, 0.17 in two, its gradient 0.31 and 0.59 (two threads). Chunks of sets that are not in runs are as short as
-# those are; there two passes pay where tiles are fewer yet: batch norm of (32, 512, 7, 7) in channels-last, of two tiles, takes
+# ms in one pass, 0.17 in two, its gradient 0.31 and 0.59 (two threads). Sets of less than a chunk of runs have shorter chunks
+# where they lie in no runs, and wait for fewer tiles yet: batch norm of (32, 512, 7, 7) in channels-last, of two tiles, takes
 # 0.23 ms, and 0.25 in two passes, of 4096 x 256, of one, 0.33 and 0.25 (Zen 4, 2026-11).
 _FUSED_TILES, _FUSED_TILES_PER_THREAD, _FUSED_ELEMENTS, _SHORTER = 64, 4, 1 << 15, 12
 # Affines up to this size are converted to the accumulator's dtype; larger ones are read in their own.
