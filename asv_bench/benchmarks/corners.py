@@ -13,7 +13,7 @@ CORNERS = {
     "one long set": (Case((1, 1, 1_000_000), nk.layer_norm, None, "as many weights as elements", affine=(2,)), "NC*"),
     "few long sets": (Case((4, 1, 100_000), nk.layer_norm, None, "many weights for few sets", affine=(2,)), "NC*"),
     "batch of one": (Case((1, 300_000, 1), nk.batch_norm, None, "sets of one element"), "NC*"),
-    "one tile": (Case((4096, 256), nk.batch_norm, None, "columns side by side, and no other work"), "NC*"),
+    "one tile": (Case((4096, 256, 1), nk.batch_norm, None, "columns side by side, and no other work"), "NC*"),
     "groups of small maps": (Case((64, 512, 4, 4), nk.group_norm, None, "runs of 16", (32,)), "NC*"),
     "tokens of one image": (Case((1, 197, 768), nk.layer_norm, None, "a weight of 768 for 197 sets", affine=(2,)), "NC*"),
     "groups of 64 channels": (Case((16, 2048, 7, 7), nk.group_norm, None, "256 bytes of every 8 KiB", (32,)), "N*C"),
