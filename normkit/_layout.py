@@ -29,11 +29,12 @@ _VECTOR = 16  # lanes
 # would fit between two of them, they are groups of channels, whose rows follow one another in memory, and longer ones pay: the
 # same of (16, 2048, 7, 7) takes 0.29 ms in lanes, 0.53 in runs of 64, of (8, 2048, 14, 14) in 16 groups 0.74 and 1.4; but
 # instance norm of a crop to 256 x 256 7 and 4.4, the gradient of batch norm of (32, 512, 14, 14) in float16 0.78 and 0.60.
-# Where no other set fits between them, as in a crop, runs pay sooner: instance norm of rows of 50 in 51 takes 2.1 ms so, 2.7 in
-# lanes, of 20 in 21 0.52 and 0.45; and where they follow one another, and only the weight changes between them, in any length:
-# gradients of group norm for (64, 512, 4, 4) in 32 groups 0.33 and 0.69, (100, 512, 2, 1) 0.48 and 1.0; but with a weight along
-# them lanes do: the same in one group for channels-last (16, 256, 14, 14) 0.25 in lanes, 0.67 in runs (Zen 4, 2026-11).
-SHORT_RUN, SHORT_RUN_IN_GROUPS, SHORT_RUN_IN_CROPS, GROUPS = 64, 2 * TILE_WIDTH + 1, 32, 64
+# Where no other set fits between them, as in a crop, gradients go by runs sooner: of instance norm of rows of 50 in 51 2.7 ms
+# so, 3.6 in lanes; and where they follow one another, and only the weight changes between them, whatever their length: of group
+# norm for (64, 512, 4, 4) in 32 groups 0.33 and 0.69, (100, 512, 2, 1) 0.48 and 1.0; but with a weight along them in lanes: the
+# same in one group for channels-last (16, 256, 14, 14) 0.25, in runs 0.67 (Zen 4, 2026-11). Statistics do not: every run is a
+# block there, and thousands of blocks of 5 that are merged lose 6 bits of float64.
+SHORT_RUN, SHORT_RUN_IN_GROUPS, SHORT_RUN_IN_CROPS, SHORT_RUN_IN_LINE, GROUPS = 64, 2 * TILE_WIDTH + 1, 32, 24, 64
 FEW_ROWS = 8
 
 
@@ -153,12 +154,13 @@ def _width(sets: int, lanes: int) -> int:
     return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
 
 
-def _short_run(length: int, step: int, weighed: bool) -> int:
+def _short_run(length: int, step: int, gradient: bool, weighed: bool) -> int:
     """The length from which on segments that are `step` from one to the next, maybe with a weight along them, are runs."""
+    if gradient and step < 2 * length:
+        in_line = SHORT_RUN_IN_GROUPS if weighed else 0
+        return in_line if step == length else SHORT_RUN_IN_CROPS
     if step == length:
-        return SHORT_RUN_IN_GROUPS if weighed else 0
-    if step < 2 * length:
-        return SHORT_RUN_IN_CROPS
+        return SHORT_RUN_IN_LINE
     return SHORT_RUN_IN_GROUPS if 2 * length < step <= GROUPS * length else SHORT_RUN
 
 
@@ -173,7 +175,7 @@ def _schedule(
     if (
         len(walk) > 1
         and step == 1
-        and inner < _short_run(inner, abs(walk[-2][1][0]), walk[-1][1][2] != 0)
+        and inner < _short_run(inner, abs(walk[-2][1][0]), gradient, walk[-1][1][2] != 0)
         and size >= FEW_ROWS * inner
     ):
         lane, walk = walk[-1], walk[:-1]

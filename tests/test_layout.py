@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import normkit as nk
 from normkit._cpu import geometry, threads
 from normkit._layout import set_view
-from tests import strategies
+from tests import reference, strategies
 from tests.test_properties import CALLS, LAYOUTS, images
 
 NCHW = (8, 32, 10, 12)
@@ -97,6 +97,14 @@ def test_negative_and_zero_strides():
     assert np.allclose(nk.normalize(x, 1), 0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [2, 5, 12, 23])
+def test_short_runs_in_reverse_order_lose_no_digits(length, dtype):
+    """Thousands of them, each of which would be a block of its own if it were not lanes."""
+    x = np.random.default_rng(length).standard_normal((2, 5000, length)).astype(dtype)[:, ::-1]
+    reference.assert_close(nk.normalize(x, (1, 2)), reference.normalize(x, (1, 2)), n=5000 * length)
+
+
 @pytest.mark.parametrize(
     ("reduced", "gap", "lanes"),
     [
@@ -105,7 +113,7 @@ def test_negative_and_zero_strides():
         ((49, 513), 7 * 513, 1),
         ((49, 64), 64, 1),  # every second row
         ((120, 120), 8, 1),  # a crop
-        ((200, 40), 8, 1),
+        ((200, 40), 8, 40),
         ((200, 20), 8, 20),
         ((32, 196), 511 * 196, 1),  # a channel of a batch
         ((7, 64), 31 * 64, 1),
