@@ -32,11 +32,11 @@ def test_after_warmup_nothing_is_compiled():
     """In a process of its own: no kernel is needed in a signature that it does not have."""
     code = """
 import numpy as np, normkit as nk
-from normkit._cpu import gradients, kernels, run_gradients, runs
+from normkit._cpu import gradients, kernels, run_gradients, run_products, runs
 from tests.test_properties import LAYOUTS, images
 
 def signatures():
-    modules = (gradients, kernels, run_gradients, runs)
+    modules = (gradients, kernels, run_gradients, run_products, runs)
     found = {module.__name__ + "." + name: each for module in modules for name, each in vars(module).items()}
     return {name: len(each.signatures) for name, each in found.items() if hasattr(each, "signatures")}
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._dtypes import Array
 from .._layout import ceil_div
 from .._operands import Operands
-from . import gradients, run_gradients
+from . import gradients, run_gradients, run_products
 from .calls import NONE, Apply, launchers, mark_sets, taking
 from .geometry import BLOCK, CHUNK
 from .plan import Plan, affine_for, flat, flat_for, narrow_then_wide, plan_of
@@ -123,10 +123,10 @@ class _Products:
         self.plan, self.wide = plan, wide
         self.parts, self.tasks = 1, plan.groups * plan.chunks
         self.totals: Any = (self.tasks, 2, collected), np.float64
-        kernel = run_gradients.partial_products if plan.in_runs else gradients.partial_products
+        kernel = run_products.partial_products if plan.in_runs else gradients.partial_products
         if pieces:
-            kernel, self.parts, self.tasks = run_gradients.partial_pieces, CHUNK // BLOCK, ceil_div(plan.set_size, plan.piece)
-            few = not wide and plan.n_sets <= run_gradients.FLUSH_SETS  # what they add up to is float32 as it is
+            kernel, self.parts, self.tasks = run_products.partial_pieces, CHUNK // BLOCK, ceil_div(plan.set_size, plan.piece)
+            few = not wide and plan.n_sets <= run_products.FLUSH_SETS  # what they add up to is float32 as it is
             self.totals = (1, 2, collected), np.float32 if few else np.float64
         self.launch = launchers(kernel, plan)
 

@@ -1,76 +1,21 @@
-"""The kernels of the gradient for sets in runs; the sums are those of `gradients.py`."""
+"""The kernels of the gradient for sets in runs that do all at once; the sums are those of `gradients.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, PIECE, REDUCED, ROWS, WALK, W
-from .indexing import entry, innermost, lined_up, next_runs, set_origin, steps_of, tiles_of
+from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
+from .indexing import entry, innermost, lined_up, set_origin, tiles_of
 from .lanes import ALONG
 from .rows import add_run
+from .run_products import FLUSH_SETS, clear, sum_products, weighed
 from .runs import apply_set, centre_of
 from .standardize import skipped
-from .strips import SIDE, sum_run, sum_runs
-from .vectors import fence, fill, least, out_of_line, read, release, scratch
-
-FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
-
-
-@jit_inline
-def _weighed(moving: Any, o: int, along: Any, s: Any, q: Any, total: Any) -> Any:
-    """The sums of a run, times its weight where that stands still; then `total` has them without, unless it is 2 x 0."""
-    plain, products = np.float64(s), np.float64(q)
-    if not (along or len(moving) == 3):
-        w = read(moving[0], o, np.float64)
-        if total.shape[1] > 0:
-            total[0, o] += plain
-            total[1, o] += products
-        plain *= w
-        products *= w
-    return plain, products
-
-
-@jit_inline
-def _products(
-    x: Any,
-    dy: Any,
-    moving: Any,
-    geo: Any,
-    at: Any,
-    i: int,
-    end: int,
-    centre: Any,
-    collected: Any,
-    base: int,
-    total: Any,
-    sums: Any,
-    line: Any,
-) -> Any:
-    """The sums of g and g * x_hat, g = dy * weight, over positions [i, end) of a set.
-
-    collected, total: 2 x n for sums of dy and dy * x_hat for each element of the weight, where it varies along a run and where
-    it does not; not where they are None or 2 x 0. base: the element of the weight that is the first of `collected`. sums:
-    2 x SIDE, for those of runs. line: room for a block of dy.
-    """
-    along, steps = entry(geo, LANE, MODE) == ALONG, steps_of(geo, WALK)
-    plain, products, step = 0.0, 0.0, entry(geo, innermost(geo, WALK), DY)
-    while i < end:
-        here, run, count = next_runs(geo, WALK, at, i, end, SIDE)
-        if run > BLOCK:
-            run, count = BLOCK, 1
-        given, here, go, run, count = lined_up(dy, here, steps, step, run, count, line)
-        sum_runs(x, here[0], given, here[3], run, centre, moving, here[2], along, collected, base, go, count, sums)
-        for k in range(count):
-            s, q = _weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k], total)
-            plain += s
-            products += q
-        i += run * count
-    return plain, products
+from .strips import SIDE, sum_run
+from .vectors import fence, least, out_of_line, release, scratch
 
 
 @jit_inline
@@ -81,19 +26,12 @@ def _rest_of(sets: Any, k: int, s: float, q: float, shares: Any, real: Any) -> A
 
 
 @jit_inline
-def _clear(collected: Any) -> None:
-    """Set what is collected to zero."""
-    for row in range(2):
-        fill(collected[row], collected.shape[1], collected.dtype.type(0))
-
-
-@jit_inline
 def _flush(collected: Any, total: Any) -> None:
     """Add what float32 has collected to the totals."""
     width = collected.shape[1]
     for row in range(2 if width > 0 else 0):
         add_run(collected[row], 0, total[row], 0, width)
-    _clear(collected)
+    clear(collected)
 
 
 @jit
@@ -121,7 +59,7 @@ def backward(
     out_of_line()
     collected, part = scratch(2, totals.shape[2] if entry(geo, LANE, MODE) == ALONG else 0, real), scratch(2, SIDE, real)
     line, n = scratch(1, BLOCK, dy), entry(geo, 1, ROWS)
-    _clear(collected)
+    clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
         for k in range(first, last):
@@ -129,7 +67,7 @@ def backward(
                 at, s, q = set_origin(geo, k), 0.0, 0.0
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 for i in range(0, n, CHUNK):
-                    s_b, q_b = _products(
+                    s_b, q_b = sum_products(
                         x, dy, (w,), geo, at, i, least(n, i + CHUNK), centre, collected, 0, totals[task], part, line
                     )
                     s += s_b
@@ -172,7 +110,7 @@ def backward_short(
     n, vary, stream = entry(geo, 1, ROWS), entry(geo, innermost(geo, REDUCED), W) != 0, entry(geo, 2, MEMORY) == PAST
     step, line = entry(geo, innermost(geo, WALK), DY), scratch(1, BLOCK, dy)
     collected = scratch(2, totals.shape[2] if along else 0, real)
-    _clear(collected)
+    clear(collected)
     for task in range(begin, end):
         first, last = tiles_of(geo, task, task + 1)
         for k in range(first, last):
@@ -181,7 +119,7 @@ def backward_short(
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 given, here, _, _, _ = lined_up(dy, at, at, step, n, 1, line)
                 s, q = sum_run(x, at[0], given, here[3], n, centre, (w,), at[2], along, collected, 0)
-                s, q = _weighed((w,), at[2], along, s, q, totals[task])
+                s, q = weighed((w,), at[2], along, s, q, totals[task])
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
                 apply_runs(x, given, dx, (w, None), here, here, n, 1, centre, rest, vary, stream)
@@ -190,87 +128,4 @@ def backward_short(
     release(collected)
     release(line)
     fence()
-    return 0
-
-
-@jit
-def partial_products(
-    x: Any,
-    dy: Any,
-    moving: Any,
-    sets: Any,
-    partials: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    real: Any,
-    apart: Any,
-    begin: int,
-    end: int,
-) -> int:
-    """The two sums over one chunk of a few sets per task. partials: (chunks, 2, sets); totals as in `backward`.
-
-    moving = (weight,): sums of the norm's own sets. moving = (high, low, rstd): sums over the sets of a parameter.
-    """
-    out_of_line()
-    chunks, part, line = partials.shape[0], scratch(2, SIDE, real), scratch(1, BLOCK, dy)
-    for task in range(begin, end):
-        group, chunk = task // chunks, task % chunks
-        i, end_of_chunk = chunk * CHUNK, least(entry(geo, 1, ROWS), (chunk + 1) * CHUNK)
-        first, last = tiles_of(geo, group, group + 1)
-        for k in range(first, last):
-            if not skipped(todo, k, real):
-                centre = centre_of(0.0, 0.0, 0.0, real)
-                if len(moving) == 1:
-                    centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                at = set_origin(geo, k)
-                sums = _products(x, dy, moving, geo, at, i, end_of_chunk, centre, None, 0, totals[task], part, line)
-                partials[chunk, 0, k], partials[chunk, 1, k] = sums
-    release(part)
-    release(line)
-    return 0
-
-
-@jit
-def partial_pieces(
-    x: Any,
-    dy: Any,
-    moving: Any,
-    sets: Any,
-    partials: Any,
-    totals: Any,
-    todo: Any,
-    geo: Any,
-    real: Any,
-    apart: Any,
-    begin: int,
-    end: int,
-) -> int:
-    """The two sums over every block of a piece of all sets per task, and those for each element of the weight along it.
-
-    partials: (blocks, 2, sets), which make the same bits as one block after another. totals: (1, 2, n), a piece for each task.
-    """
-    out_of_line()
-    n, size = entry(geo, 1, ROWS), entry(geo, LANE, PIECE)
-    collected, part, line = scratch(2, size if totals.shape[2] > 0 else 0, real), scratch(2, SIDE, real), scratch(1, BLOCK, dy)
-    n_sets, total = partials.shape[2], totals[0]
-    for task in range(begin, end):
-        first, last = task * size, least(n, (task + 1) * size)
-        base = set_origin(geo, 0)[2] + first
-        _clear(collected)
-        for k in range(n_sets):
-            if not skipped(todo, k, real):
-                centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
-                at = set_origin(geo, k)
-                for i in range(first, last, BLOCK):
-                    stop = least(last, i + BLOCK)
-                    sums = _products(x, dy, moving, geo, at, i, stop, centre, collected, base, total, part, line)
-                    partials[i // BLOCK, 0, k], partials[i // BLOCK, 1, k] = sums
-            if (k + 1) % FLUSH_SETS == 0 or k + 1 == n_sets:
-                for row in range(2 if totals.shape[2] > 0 else 0):
-                    add_run(collected[row], 0, total[row], base, last - first)
-                _clear(collected)
-    release(collected)
-    release(part)
-    release(line)
     return 0

@@ -2,7 +2,7 @@
 
 Instance, layer, group, batch and RMS norm of an array in NC* order. A set is summed in blocks, each within a run, all its
 numbers in registers; what lies otherwise goes to the tiles of `kernels.py`. Both have the same arguments. The gradient is in
-`run_gradients.py`.
+`run_gradients.py` and `run_products.py`.
 """
 
 from __future__ import annotations
