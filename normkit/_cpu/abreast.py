@@ -14,7 +14,7 @@ from .buffers import M2, MEAN, MEAN_LOW
 from .geometry import HEAD_OF_RUN
 from .registers import bits_of, fold, fold_each, halve, splat
 from .simd import Elements, Table, elements_of, primitive
-from .strips import LONG, RunSums, mean_of_few
+from .strips import LONG, STRIP, RunSums, mean_of_few
 
 # Layer norm of 682 x 96 on one thread, in ns for a set: 22 to 24 of 4 at a time, 22 to 25 of 8, 25 to 27 of 2, 31 to 33 one by
 # one; of float16 23 to 28, 27 to 34, 38 to 43, 39 (Zen 4, 2026-11).
@@ -81,7 +81,8 @@ class _Abreast:
     def sums(self) -> tuple[ir.Value, ...]:
         """The two sums of every set and its pivot, in float64."""
         builder, none = self.builder, self.n.type(0)
-        add_up = RunSums(builder, self.n, self.row.element, [self.source], [], None, None)
+        one = STRIP * self.source.size >= ABREAST_BYTES
+        add_up = RunSums(builder, self.n, self.row.element, [self.source], [], None, None, one)
         found: list[list[ir.Value]] = []
         for r in range(ABREAST):
             on = builder.mul(self.steps[0], none.type(r))

@@ -45,9 +45,10 @@ def fold_each(builder: ir.IRBuilder, rows: list[ir.Value]) -> ir.Value:
 
 
 def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
-    """The mask of the first m of `count` lanes."""
-    lanes = ir.Constant(ir.VectorType(m.type, count), list(range(count)))
-    return builder.icmp_signed("<", lanes, splat(builder, m, count))
+    """The mask of the first m of `count` lanes, m below 2^31: in 32 bits two comparisons make what took four in 64."""
+    number = ir.IntType(32)
+    lanes = ir.Constant(ir.VectorType(number, count), list(range(count)))
+    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(m, number), count))
 
 
 def bits_of(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:

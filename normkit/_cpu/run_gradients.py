@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
@@ -119,7 +121,10 @@ def backward_short(
                 centre = centre_of(sets[MEAN, k], sets[MEAN_LOW, k], sets[SET_RSTD, k], real)
                 given, here, _, _, _ = lined_up(dy, at, at, step, n, 1, line)
                 s, q = sum_run(x, at[0], given, here[3], n, centre, (w,), at[2], along, collected, 0)
-                s, q = weighed((w,), at[2], along, s, q, totals[task])
+                if totals.shape[2] > 0 and not along:
+                    totals[task, 0, at[2]] += np.float64(s)
+                    totals[task, 1, at[2]] += np.float64(q)
+                s, q = weighed((w,), at[2], along, s, q)
                 sums[0, k], sums[1, k] = s, q
                 rest = _rest_of(sets, k, s, q, shares, real)
                 apply_runs(x, given, dx, (w, None), here, here, n, 1, centre, rest, vary, stream)

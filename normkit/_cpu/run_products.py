@@ -21,17 +21,25 @@ FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are
 
 
 @jit_inline
-def weighed(moving: Any, o: int, along: Any, s: Any, q: Any, total: Any) -> Any:
-    """The sums of a run, times its weight where that stands still; then `total` has them without, unless it is 2 x 0."""
+def weighed(moving: Any, o: int, along: Any, s: Any, q: Any) -> Any:
+    """The sums of a run, times its weight where that stands still along it."""
     plain, products = np.float64(s), np.float64(q)
     if not (along or len(moving) == 3):
         w = read(moving[0], o, np.float64)
-        if total.shape[1] > 0:
-            total[0, o] += plain
-            total[1, o] += products
         plain *= w
         products *= w
     return plain, products
+
+
+@jit_inline
+def _collect(sums: Any, count: int, o: int, step: int, total: Any) -> None:
+    """Add the sums of `count` runs to those of their elements of the weight, at o and every `step` from there."""
+    for row in range(2):
+        if step == 1:
+            add_run(sums[row], 0, total[row], o, count)
+        else:
+            for k in range(count):
+                total[row, o + k * step] += np.float64(sums[row, k])
 
 
 @jit_inline
@@ -64,8 +72,10 @@ def sum_products(
             run, count = BLOCK, 1
         given, here, go, run, count = lined_up(dy, here, steps, step, run, count, line)
         sum_runs(x, here[0], given, here[3], run, centre, moving, here[2], along, collected, base, go, count, sums)
+        if total.shape[1] > 0 and not (along or len(moving) == 3):
+            _collect(sums, count, here[2], steps[2], total)
         for k in range(count):
-            s, q = weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k], total)
+            s, q = weighed(moving, here[2] + k * steps[2], along, sums[0, k], sums[1, k])
             plain += s
             products += q
         i += run * count
