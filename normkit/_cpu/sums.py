@@ -157,7 +157,8 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
         sum_block(x, None, None, geo, at, i, m, count, 1 if phase == 0 else partials, work, apart, None)
         if lanes > 1:
             fold_lanes(work[TOTAL], count, lanes)
-            fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
+            if phase > 0:
+                fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
         if phase == 0:
             copy_run(work[TOTAL], 0, count, mean, 0)
             multiply_run(mean, 1.0 / (m * lanes), count)
