@@ -32,6 +32,7 @@ class Fit:
 
 
 Pull = Callable[[Fit, Any, Any], Any]
+Spread = Callable[[Array, Array], Array]  # of dy and dx
 # Where neighbours of x have numbers in dy that are none, such as the one of y.sum(), a line of so many is copied, if that makes
 # at most so many in all: 1 MiB of float32. Some kernels read lines, or else number by number. Gradient of channels-last (8, 64,
 # 128, 128), dy one number, in ms: 5.8 so, 22 without (Zen 4, 2026-11).
@@ -53,20 +54,21 @@ def pull_for(like: Fit, dy: Array, dx: Array, shape: Shape | None) -> Pull:
     if like.x.size == 0:
         return lambda of, *_: None if shape is None else library_of(of.x).zeros((2, *shape))
     within = like.weight is not None and _varies_within(like.split, tuple(like.weight.shape))
-    spread = spreading(dy, like.x)
-    dy = spread(dy)
-    pull = _scale_for(like, within) if like.constant else _own_for(like, dy, dx, shape, within)
+    spread = spreading(dy, like.x, dx)
+    pull = _scale_for(like, within) if like.constant else _own_for(like, spread(dy, dx), dx, shape, within)
 
     def run(of: Fit, dy: Array, dx: Array) -> Any:
-        dy = spread(dy)
-        sums = pull(of, dy, dx)
+        sums = pull(of, spread(dy, dx), dx)
         return _parameter_sums(of, dy, shape) if sums is None and shape is not None else sums
 
     return run
 
 
-def spreading(dy: Array, x: Array) -> Callable[[Array], Array]:
-    """What gives neighbours of x numbers that are neighbours, in arrays of the form of dy: a copy where they are not."""
+def spreading(dy: Array, x: Array, dx: Array) -> Spread:
+    """What gives neighbours of x numbers that are neighbours, in arrays of the form of dy: a copy where they are not.
+
+    One of all numbers lies in dx, where each is read before the gradient takes its place.
+    """
     if not isinstance(dy, np.ndarray):  # threads of a GPU read numbers one by one as it is
         return _as_it_is
     order, back = memory_order(x.shape, x.strides)
@@ -76,14 +78,18 @@ def spreading(dy: Array, x: Array) -> Callable[[Array], Array]:
             line.add(axis)
             near &= dy.strides[axis] in (size * dy.itemsize, x.strides[axis] // x.itemsize * dy.itemsize)
             size *= dy.shape[axis]
-    repeats = [axis for axis in order if dy.strides[axis] == 0 and axis not in line]
-    if near or prod(n for axis, n in enumerate(dy.shape) if axis not in repeats) > _SPREAD:
+    if near:
         return _as_it_is
+    repeats = [axis for axis in order if dy.strides[axis] == 0 and axis not in line]
+    few = prod(n for axis, n in enumerate(dy.shape) if axis not in repeats) <= _SPREAD
+    turn = None if few and repeats else backend_of(x).turning(dy, dx)
+    if turn is not None or not few:
+        return turn or _as_it_is
     once = tuple(slice(1 if axis in repeats else None) for axis in range(dy.ndim))
-    return lambda dy: np.broadcast_to(np.ascontiguousarray(dy[once].transpose(order)).transpose(back), dy.shape)
+    return lambda dy, _: np.broadcast_to(np.ascontiguousarray(dy[once].transpose(order)).transpose(back), dy.shape)
 
 
-def _as_it_is(dy: Array) -> Array:
+def _as_it_is(dy: Array, _: Array) -> Array:
     return dy
 
 

@@ -11,7 +11,7 @@ NORMS = ("instance", "layer", "group", "batch", "rms")
 LAYOUTS = ("NC*", "N*C")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "uint8")
 _SHAPES = {
-    "small, on one thread": (2, 4, 6, 6),
+    "small, on one thread": (2, 16, 6, 6),
     "long sets, on several threads": (5, 12, 1, 2304),
     "few sets, in pieces": (1, 4, 8, 5000),
 }
@@ -96,7 +96,7 @@ def _step(norm: str, dtype: str, layout: str, shape: tuple[int, ...], gradients:
         x = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
         call: Any = getattr(functional, f"{norm}_norm")
         if layout == "N*C":
-            x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+            x = _channels_last(x)
         count = x.shape[-1] if norm in ("layer", "rms") else x.shape[1]
         affine = [np.ones(count, np.float32)] * (1 if norm == "rms" else 2)
         arguments = [2] if norm == "group" else []
@@ -104,6 +104,12 @@ def _step(norm: str, dtype: str, layout: str, shape: tuple[int, ...], gradients:
         call(x, *arguments, **options)
         y = call(x, *arguments, *affine, **options)
         if gradients:
-            vjp(call, x, *arguments, *affine, **options)[1](y)
+            pullback = vjp(call, x, *arguments, *affine, **options)[1]
+            pullback(y)
+            pullback(np.ascontiguousarray(y) if layout == "N*C" else _channels_last(y))
 
     return run
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)

@@ -32,11 +32,11 @@ def test_after_warmup_nothing_is_compiled():
     """In a process of its own: no kernel is needed in a signature that it does not have."""
     code = """
 import numpy as np, normkit as nk
-from normkit._cpu import gradients, kernels, run_gradients, run_products, runs
+from normkit._cpu import gradients, kernels, reorder, run_gradients, run_products, runs
 from tests.test_properties import LAYOUTS, images
 
 def signatures():
-    modules = (gradients, kernels, run_gradients, run_products, runs)
+    modules = (gradients, kernels, reorder, run_gradients, run_products, runs)
     found = {module.__name__ + "." + name: each for module in modules for name, each in vars(module).items()}
     return {name: len(each.signatures) for name, each in found.items() if hasattr(each, "signatures")}
 
@@ -51,7 +51,9 @@ for layout in ("NCHW", "channels-last"):
                                    (nk.layer_norm, (), (last, last)), (nk.rms_norm, (), (last,))):
             norm(x, *args)
             norm(x, *args, *affine, out=np.zeros_like(x))
-            nk.vjp(norm, x, *args, *affine)[1](x)
+            pullback = nk.vjp(norm, x, *args, *affine)[1]
+            pullback(x)
+            pullback(LAYOUTS["channels-last" if layout == "NCHW" else "NCHW"](x))
 print({name: (before[name], n) for name, n in signatures().items() if n != before[name]}, len(before))
 """
     new, kernels = run_python("-c", code).rsplit(maxsplit=1)

@@ -303,6 +303,7 @@ def test_a_dy_that_lies_anywhere_is_not_copied(layout, dy):
 def test_a_dy_that_repeats_numbers_is_read_in_lines(axes, layout, dy):
     """Number by number it would take 3 to 20 times as long."""
     x, given = LAYOUTS[layout](images(shape=(70, 32, 30, 30))), DY[dy](uneven((70, 32, 30, 30), np.float32))
-    given = _gradients.spreading(given, x)(given)
-    op = Operands(x, x, None, None, nk.NormSet(axes).split(x.shape), True, given, fresh=True)
+    dx = np.empty_like(x)
+    given = _gradients.spreading(given, x, dx)(given, dx)
+    op = Operands(x, dx, None, None, nk.NormSet(axes).split(x.shape), True, given, fresh=True)
     assert plan_of(op, np.ones(()), np.ones(())).apart is None

@@ -19,15 +19,16 @@ CORNERS = {
     "groups of 64 channels": (Case((16, 2048, 7, 7), nk.group_norm, None, "256 bytes of every 8 KiB", (32,)), "N*C"),
     "one volume for eight channels": (Case((3, 8, 8, 13, 56), nk.batch_norm, None, "few sets, little work"), "NC*"),
 }
-DY = {  # that of a loss, of y.sum(), and of y.sum over pixels
+DY = {  # that of a loss, of y.sum(), of y.sum over pixels, and of what computes channels last
     "its own": lambda dy: dy,
     "one number": lambda dy: np.broadcast_to(dy[:1, :1, :1], dy.shape),
     "one for the last axis": lambda dy: np.broadcast_to(dy[..., :1], dy.shape),
+    "channels last": lambda dy: np.moveaxis(np.ascontiguousarray(np.moveaxis(dy, 1, -1)), -1, 1),
 }
 
 
 class Corners:
-    """A norm, and its gradient by a dy of three forms, beside a triad."""
+    """A norm, and its gradient by a dy of four forms, beside a triad."""
 
     params = (list(CORNERS), list(DY))
     param_names = ("corner", "dy")

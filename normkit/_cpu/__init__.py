@@ -7,3 +7,4 @@ from .calls import forward_for as forward_for
 from .calls import moments as moments
 from .gradient_calls import backward_for as backward_for
 from .gradient_calls import sums_over as sums_over
+from .reorder import turning as turning

@@ -1,0 +1,122 @@
+"""A dy that lies in another order than x: put in order in the memory of dx, where the gradient then takes its place."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import normkit as nk
+from normkit._cpu import reorder
+from tests import strategies
+from tests.test_gradients import uneven
+from tests.test_properties import LAYOUTS, as_dtype, images
+
+SIZES = (1, 2, 3, 15, 16, 17, 31, 32, 33, 127, 128, 255, 256, 257, 1025, 2047, 2048)
+AXES = [(2, 3), (0, 2, 3), (1, 2, 3), (1,), (3,)]
+
+
+@st.composite
+def _shapes(draw):
+    shape = []
+    for _ in range(draw(st.integers(2, 4))):
+        room = 300_000 // int(np.prod(shape, initial=1))
+        shape.append(draw(st.sampled_from([n for n in SIZES if n <= room])))
+    return tuple(draw(st.permutations(shape)))
+
+
+@given(_shapes(), st.sampled_from(("u2", "u4", "u8")), st.data())
+def test_any_array_to_any_order(shape, dtype, data):
+    """Every number to its place, and nothing beside it."""
+    values = np.random.default_rng(0).integers(1, 60_000, shape).astype(dtype)
+    source = strategies.lay_out(values, *data.draw(strategies.layouts(len(shape))))
+    order = data.draw(st.permutations(range(len(shape))))
+    memory = np.zeros(values.size + 2, dtype)
+    to = memory[1:-1].reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    turn = reorder.turning(source, to)
+    if turn is not None:
+        assert turn(source, to) is to
+        assert np.array_equal(to, values)
+        assert memory[0] == memory[-1] == 0
+    else:  # what is read in a line is short, or no line, or the same one
+        lines = [n for n, s in zip(shape, source.strides, strict=True) if s == source.itemsize and n > 1]
+        inner = next((axis for axis in reversed(order) if shape[axis] > 1), 0)
+        merged = to.size if source.size < 2 else shape[inner]
+        assert not lines or source.strides[inner] == source.itemsize or min(lines[0], merged) < 16
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16, 1), (2, 17, 5, 7), (1, 40, 33, 65), (1, 300, 50, 45), (3, 130, 7, 7)])
+def test_channels_last_and_back(shape):
+    x = images(shape=shape)
+    last = LAYOUTS["channels-last"](x)
+    for source, like in ((x, last), (last, x)):
+        to = np.zeros_like(like)
+        assert np.array_equal(reorder.turning(source, to)(source, to), x)
+    assert reorder.turning(x, np.zeros_like(x)) is None
+    assert reorder.turning(x, np.zeros_like(last, dtype=np.float64)) is None
+
+
+def test_numbers_that_repeat():
+    one = uneven((1, 32, 20, 20), np.float32)
+    many, to = np.broadcast_to(one, (5, 32, 20, 20)), np.empty((5, 20, 20, 32), np.float32).transpose(0, 3, 1, 2)
+    assert np.array_equal(reorder.turning(many, to)(many, to), many)
+
+
+def _orders(values):
+    return LAYOUTS["NCHW"](values), LAYOUTS["channels-last"](values)
+
+
+def _same(found, expected):
+    return all(np.array_equal(*pair, equal_nan=True) for pair in zip(found, expected, strict=True) if pair[1] is not None)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7), (1, 20, 210, 200)])
+def test_the_order_of_dy_changes_no_bit(shape, dtype, axes):
+    """Nor does the gradient change dy."""
+    x, dy, weight = as_dtype(images(shape=shape), dtype), as_dtype(uneven(shape), dtype), uneven((shape[1], 1, 1))
+    for laid, own in zip(_orders(x), _orders(dy), strict=True):
+        pullback = nk.vjp(nk.normalize, laid, axes, weight, weight)[1]
+        expected = pullback(own)
+        for other in _orders(dy):
+            assert _same(pullback(other), expected)
+            assert np.array_equal(other, dy)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7)])
+def test_sets_that_wait_for_float64(axes, shape):
+    """They read dy where it lies in dx, after others were written."""
+    x, dy = images(shape=shape), uneven(shape, np.float32)
+    x[1, 3] *= 1e37
+    x[0, 5] *= 1e-37
+    for laid, own in zip(_orders(x), _orders(dy), strict=True):
+        pullback = nk.vjp(nk.normalize, laid, axes)[1]
+        expected = pullback(own)
+        assert np.isfinite(expected.x).all()
+        for other in _orders(dy):
+            assert _same(pullback(other), expected)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_given_moments_and_tangents(axes):
+    shape = (3, 32, 40, 60)
+    x, dy, weight = images(shape=shape), uneven(shape, np.float32), uneven((32, 1, 1), np.float32)
+    given = nk.moments(x, axes)
+    for laid, own in zip(_orders(x), _orders(dy), strict=True):
+        pullback = nk.vjp(nk.normalize, laid, axes, weight, moments=given)[1]
+        expected, tangent = pullback(own), nk.jvp(nk.normalize, (laid, weight), (own, None), axes)[1]
+        for other in _orders(dy):
+            assert _same(pullback(other), expected)
+            assert np.array_equal(nk.jvp(nk.normalize, (laid, weight), (other, None), axes)[1], tangent)
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.0])
+def test_style_gradients(alpha):
+    shape = (3, 32, 40, 60)
+    content, style, dy = images(shape=shape), images(shape=shape)[::-1] + 1, uneven(shape, np.float32)
+    for laid, own in zip(_orders(content), _orders(dy), strict=True):
+        pullback = nk.vjp(nk.adaptive_instance_norm, laid, style, alpha=alpha)[1]
+        expected = pullback(own)
+        for other in _orders(dy):
+            assert _same(pullback(other), expected)
