@@ -307,3 +307,22 @@ def test_a_dy_that_repeats_numbers_is_read_in_lines(axes, layout, dy):
     given = _gradients.spreading(given, x, dx)(given, dx)
     op = Operands(x, dx, None, None, nk.NormSet(axes).split(x.shape), True, given, fresh=True)
     assert plan_of(op, np.ones(()), np.ones(())).apart is None
+
+
+@pytest.mark.parametrize("pixels", [(16, 16), (17, 17), (40, 50), (45, 45)])
+def test_runs_are_summed_in_strips(pixels):
+    """Of equal numbers the errors of an addition add up; 64 in a row would be five times as far off."""
+    dy = np.full((2, 8, *pixels), 0.1, np.float32)
+    weight = np.ones(8, np.float32)
+    found = nk.vjp(nk.group_norm, images(shape=dy.shape), 2, weight, weight)[1](dy).bias
+    exact = 2 * pixels[0] * pixels[1] * float(np.float32(0.1))
+    assert np.abs(found / exact - 1).max() <= 4 * 2.0**-24
+
+
+def test_sums_of_two_shapes_are_cast_when_they_are_added_up():
+    """Those of channels, here 100,100 and almost the opposite, are float64 until then: in float32 they would lose digits."""
+    dy = np.ones((1001, 2, 10, 10), np.float32)
+    dy[:, 1] = -1 + 2.0**-10
+    weight, bias = np.ones((2, 1, 1), np.float32), np.ones((1, 1, 1), np.float32)
+    found = nk.vjp(nk.normalize, images(shape=dy.shape), (2, 3), weight, bias)[1](dy).bias
+    assert found.item() == 100_100 * 2.0**-10

@@ -187,3 +187,15 @@ def test_nothing_is_copied(norm, layout, dtype, monkeypatch):
     assert peak < 50 * sets + 95_000, peak
     assert x.nbytes > 95_000
     assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize(("dtype", "result"), [("float16", "float16"), ("float32", "float16"), ("float16", "float32")])
+@pytest.mark.parametrize("n", [192, 193, 256, 257, 300, 384])
+def test_short_sets_abreast_are_those_one_by_one(n, dtype, result):
+    """The last one of five is by itself, and so is each alone."""
+    x = (np.random.default_rng(0).standard_normal((5, n)) + 100).astype(dtype)
+    together, moments = nk.layer_norm(x, return_moments=True, dtype=result)
+    for k in range(5):
+        alone, own = nk.layer_norm(x[k : k + 1], return_moments=True, dtype=result)
+        assert np.array_equal(alone[0], together[k])
+        assert np.array_equal([own.mean[0], own.var[0]], [moments.mean[k], moments.var[k]])

@@ -81,7 +81,7 @@ class _Abreast:
     def sums(self) -> tuple[ir.Value, ...]:
         """The two sums of every set and its pivot, in float64."""
         builder, none = self.builder, self.n.type(0)
-        one = STRIP * self.source.size >= ABREAST_BYTES
+        one = STRIP * self.result.size >= ABREAST_BYTES
         add_up = RunSums(builder, self.n, self.row.element, [self.source], [], None, None, one)
         found: list[list[ir.Value]] = []
         for r in range(ABREAST):
