@@ -30,7 +30,6 @@ _TASK = 1 << 15  # numbers
 # The geometry is that of `geometry.py`: blocks are its sets, X is read and Y is written. Row 1: blocks of a task, side by side,
 # below each other, and all of them. Last, the two segments of a block: that read in line, that written in line.
 _PER_TASK, _BESIDE, _BELOW, _BLOCKS = range(4)
-_SIZE, _STEP = range(2)
 
 
 def _turned(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
@@ -71,7 +70,7 @@ def _turn(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: 
 @jit_inline
 def _length(geo: Any, segment: int, block: int, blocks: int, size: int) -> Any:
     """How long a block is along a segment: the last one is what is left."""
-    return size if block + 1 < blocks else entry(geo, segment, _SIZE) - block * size
+    return size if block + 1 < blocks else entry(geo, segment, SIZE) - block * size
 
 
 @jit
@@ -79,7 +78,7 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
     """Some blocks per task. The last squares of a block lie over some of those before, so that all are whole."""
     out_of_line()
     across, along, beside, below = geo.shape[0] - 2, geo.shape[0] - 1, entry(geo, 1, _BESIDE), entry(geo, 1, _BELOW)
-    step, row = entry(geo, along, _STEP), entry(geo, across, _STEP)
+    step, row = entry(geo, along, X), entry(geo, across, Y)
     for k in range(begin * entry(geo, 1, _PER_TASK), least(end * entry(geo, 1, _PER_TASK), entry(geo, 1, _BLOCKS))):
         read, written, _, _ = set_origin(geo, k)
         width = _length(geo, across, k % beside, beside, _WIDTH)
@@ -94,7 +93,7 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _packed(shape: tuple[int, ...], read: Strides, written: Strides) -> Array | None:
-    """The geometry, if there are squares: as many numbers in a line of what is read as of what is written, and not the same."""
+    """The geometry, if there are squares: lines of enough numbers in what is read and in what is written, along two axes."""
     none = (0,) * len(shape)
     view = set_view(tuple(((n, False),) for n in shape), written, read, none, none)
     *outer, (lines, (on, step, *_)) = view.kept
@@ -111,7 +110,7 @@ def _packed(shape: tuple[int, ...], read: Strides, written: Strides) -> Array | 
     geo[2, [X, Y]] = view.offsets[1], view.offsets[0]
     for k, (n, (to, of, *_)) in enumerate(outer, HEADER):
         geo[k, [SIZE, X, Y]] = n, of, to
-    geo[-2, :2], geo[-1, :2] = (size, row), (lines, step)
+    geo[-2:, [SIZE, X, Y]] = (size, 1, row), (lines, step, 1)
     return geo
 
 
