@@ -23,7 +23,7 @@ Split = tuple[tuple[Part, ...], ...]  # the parts of every axis, outermost first
 # (group norm of channels-last (32, 512, 7, 7) on one thread: 0.31 ms in tiles of 512, 0.41 of 128; of (8, 640, 16, 16) on two
 # 0.15 in rows of 640, 0.24 in tiles of 220; but of (16, 2048, 7, 7) 0.30 in tiles of 256, 0.41 of 1024).
 TILE_WIDTH, MANY_LANES = 256, 8
-_VECTOR = 16  # lanes
+VECTOR = 16  # lanes
 # A contiguous reduced segment shorter than SHORT_RUN is seen as lanes, if there are FEW_ROWS of it or more: group norm of
 # channels-last (32, 512, 7, 7) in 32 groups takes 0.5 ms so, 2.4 ms in runs of 16. Where more than one, and at most GROUPS,
 # would fit between two of them, they are groups of channels, whose rows follow one another in memory, and longer ones pay: the
@@ -150,7 +150,7 @@ def _width(sets: int, lanes: int) -> int:
     if sets * lanes <= (4 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
         return sets
     share = ceil_div(sets, ceil_div(sets * lanes, TILE_WIDTH))
-    vector = max(1, _VECTOR // lanes)
+    vector = max(1, VECTOR // lanes)
     return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
 
 

@@ -53,6 +53,22 @@ print(*(len(re.findall(rf"\\b{{name}}", code)) for name in names))
     assert fused >= 4 or not get_host_cpu_features().get("fma")
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the instructions named here are those of x86-64")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_small_sets_side_by_side_are_packed_and_compile_no_other_kernel(dtype, tmp_path):
+    code = f"""
+import re, numpy as np, normkit as nk
+from normkit._cpu import kernels
+nk.instance_norm(np.ones((2, 6, 6, 80), {dtype!r}), channel_axis=-1)
+(code,) = kernels.forward_columns.inspect_asm().values()
+names = r"{PACKED[dtype]}\\b", "prefetch", r"vfn?m(?:add|sub)\\d+p[sd]\\b"
+print(*(len(re.findall(rf"\\b{{name}}", code)) for name in names), len(kernels.forward.signatures))
+"""
+    packed, ahead, fused, others = map(int, run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert packed >= 4 and ahead >= 4 and others == 0
+    assert fused >= 4 or not get_host_cpu_features().get("fma")
+
+
 def test_signatures_are_few():
     """One for each storage of x, result and affine; not for shapes, strides, axes or options, nor for memory that is locked."""
     x = images(shape=(4, 8, 6, 10))

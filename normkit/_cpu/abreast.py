@@ -10,9 +10,9 @@ from numba.core import cgutils
 
 from . import formulas
 from .affine import each_way, write_run
-from .buffers import M2, MEAN, MEAN_LOW
+from .finish import keep
 from .geometry import HEAD_OF_RUN
-from .registers import bits_of, fold, fold_each, halve, splat
+from .registers import double, fold, fold_each, halve, narrow, some, splat, vector
 from .simd import Elements, Table, elements_of, primitive
 from .strips import LONG, STRIP, RunSums, mean_of_few
 
@@ -32,30 +32,11 @@ def _first_pivot(builder: ir.IRBuilder, run: Elements, n: ir.Value, center: ir.V
         with long:
             start = run.load(n.type(0), 1)
             head = builder.fsub(run.load(n.type(0), HEAD_OF_RUN), splat(builder, start, HEAD_OF_RUN))
-            share = builder.fmul(_double(builder, fold(builder, head)), _DOUBLE(1.0 / HEAD_OF_RUN))
-            builder.store(_narrow(builder, builder.fadd(_double(builder, start), share), run.wide), pivot)
+            share = builder.fmul(double(builder, fold(builder, head)), _DOUBLE(1.0 / HEAD_OF_RUN))
+            builder.store(narrow(builder, builder.fadd(double(builder, start), share), run.wide), pivot)
         with short:
             builder.store(mean_of_few(builder, run, n), pivot)
     return builder.load(pivot)
-
-
-def _double(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """A number, or a vector of them, in float64."""
-    kind = ir.VectorType(_DOUBLE, value.type.count) if isinstance(value.type, ir.VectorType) else _DOUBLE
-    return value if value.type == kind else builder.fpext(value, kind)
-
-
-def _narrow(builder: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
-    """Float64 in the accumulator's type."""
-    return value if value.type == kind else builder.fptrunc(value, kind)
-
-
-def _vector(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
-    """Numbers as one vector."""
-    found = ir.Constant(ir.VectorType(values[0].type, len(values)), ir.Undefined)
-    for k, value in enumerate(values):
-        found = builder.insert_element(found, value, ir.IntType(32)(k))
-    return found
 
 
 class _Abreast:
@@ -79,7 +60,7 @@ class _Abreast:
         return splat(self.builder, value, ABREAST)
 
     def sums(self) -> tuple[ir.Value, ...]:
-        """The two sums of every set and its pivot, in float64."""
+        """The two sums of every set and its pivot."""
         builder, none = self.builder, self.n.type(0)
         one = STRIP * self.result.size >= ABREAST_BYTES
         add_up = RunSums(builder, self.n, self.row.element, [self.source], [], None, None, one)
@@ -91,36 +72,24 @@ class _Abreast:
             lanes = [halve(builder, half) for half in add_up.lanes([pivot], [on, none, none])]
             found.append([*lanes, pivot])
         s, q, pivots = map(list, zip(*found, strict=True))
-        return tuple(
-            _double(builder, each) for each in (fold_each(builder, s), fold_each(builder, q), _vector(builder, pivots))
-        )
+        return tuple(double(builder, each) for each in (fold_each(builder, s), fold_each(builder, q), vector(builder, pivots)))
 
     def moments_of(self) -> tuple[ir.Value, ...]:
         """The mean of every set in two parts and its M2; and whether they are good for all of them."""
-        builder, (s, q, pivot) = self.builder, self.sums()
+        builder, sums = self.builder, self.sums()
         n, centred = self.spread(builder.sitofp(self.n, _DOUBLE)), self.spread(self.center)
-        mean, m2 = formulas.moments_about_pivot(builder, s, q, self.spread(self.shares[0]), pivot, pivot)
-        mean, m2 = builder.select(centred, mean, ir.Constant(mean.type, [0.0] * ABREAST)), builder.select(centred, m2, q)
-        total, low = formulas.in_two_parts(builder, pivot, mean)
+        total, low, m2 = formulas.moments_of_set(builder, sums, self.spread(self.shares[0]), centred)
+        s, q = (double(builder, values) for values in sums[:2])
         left = builder.and_(centred, formulas.is_cancelled(builder, s, q, n))
         if self.row.element != _DOUBLE:
             left = builder.or_(left, formulas.too_narrow(builder, total, m2, n, centred))
-        bits = bits_of(builder, left)
-        return total, low, m2, builder.icmp_unsigned("==", bits, bits.type(0))
-
-    def keep(self, numbers: tuple[ir.Value, ...]) -> None:
-        """Store the moments, if they are wanted."""
-        with self.builder.if_then(self.builder.icmp_signed(">", self.moments.length, self.k.type(0))):
-            for row, values in zip((MEAN, MEAN_LOW, M2), numbers, strict=True):
-                self.moments.row(self.k.type(row)).store(self.k, values)
+        return total, low, m2, builder.not_(some(builder, left))
 
     def write(self, total: ir.Value, low: ir.Value, m2: ir.Value) -> None:
         """The results, from the moments."""
         builder = self.builder
         scale = formulas.inverse_deviation(builder, m2, self.spread(self.shares[1]), self.spread(self.eps))
-        high = _narrow(builder, total, self.row)
-        rest = builder.fadd(builder.fsub(total, _double(builder, high)), low)
-        numbers = [high, *(_narrow(builder, values, self.row) for values in (rest, scale))]
+        numbers = formulas.in_accumulator(builder, total, low, scale, self.row.element)
 
         def write(varying: bool, streaming: bool) -> None:
             for r in range(ABREAST):
@@ -160,7 +129,7 @@ def normalize_abreast(
         sets = _Abreast(context, builder, sig, args)
         *moments, good = sets.moments_of()
         with builder.if_then(good):
-            sets.keep(tuple(moments))
+            keep(builder, sets.moments, sets.k, moments)
             sets.write(*moments)
         return good
 

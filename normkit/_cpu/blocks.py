@@ -104,6 +104,18 @@ def _sum_strips(
             add_run(work[BUFFER + k], 0, work[TOTAL + k], 0, length)
 
 
+@jit_inline
+def fewer(partials: int, m: int) -> Any:
+    """Few positions take few partial sums: as many as add STRIP_ROWS each.
+
+    Instance norm of channels-last (64, 256, 3, 3) takes 89 us so, 120 in 8; batch norm of 16 x 40,000 232 and 298 (two threads,
+    Zen 4, 2026-11).
+    """
+    while partials > 1 and m <= partials // 2 * STRIP_ROWS:
+        partials //= 2
+    return partials
+
+
 @jit_part
 def sum_block(
     x: Any, dy: Any, moving: Any, geo: Any, at: Any, i: int, m: int, count: int, partials: int, work: Any, apart: Any, own: Any
@@ -113,10 +125,7 @@ def sum_block(
     The numbers of the lanes (PIVOT, or HIGH to RSTD) are in work, for one position. own: None, or see `accumulate`.
     """
     out_of_line()
-    # Few positions take few partial sums: as many as add STRIP_ROWS each. Instance norm of channels-last (64, 256, 3, 3) takes
-    # 89 us so, 120 in 8; batch norm of 16 x 40,000 232 and 298 (two threads, Zen 4, 2026-11).
-    while partials > 1 and m <= partials // 2 * STRIP_ROWS:
-        partials //= 2
+    partials = fewer(partials, m)
     width, rows = count * entry(geo, LANE, SIZE), PIVOT + 1
     if dy is not None:
         rows = RSTD + 1

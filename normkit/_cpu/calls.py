@@ -39,7 +39,8 @@ def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_m
     """`forward_for` by one kernel, as `narrow_then_wide` has it, but with all at hand: a call of 3 us would take 1.5 more."""
     n_sets, (take_x, take_y, take_weight, take_bias) = plan.n_sets, takes
     serial = runs.forward_short if plan.short else runs.forward if plan.in_runs else kernels.forward
-    launch, launch_again = (threads.Launcher(serial, plan.work) for _ in range(2))
+    first = kernels.forward_columns if plan.in_columns and not wide else serial
+    launch, launch_again = (threads.Launcher(kernel, plan.work) for kernel in (first, serial))
     narrow, again = ((plan.geo, share, eps, REAL[kind], plan.apart, 0, plan.groups) for kind in (wide, True))
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -12,7 +12,7 @@ from numba.core import cgutils
 from . import formulas
 from .buffers import CHUNK_ORIGIN, M2, MEAN, MEAN_LOW, TOTAL, TOTAL_OF_PRODUCTS
 from .loops import loop
-from .registers import bits_of, first_lanes, splat
+from .registers import bits_of, first_lanes, some, splat
 from .simd import STEP, Elements, Mask, Table, primitive
 
 _DOUBLE = ir.DoubleType()
@@ -28,8 +28,7 @@ def _some(builder: ir.IRBuilder, m: ir.Value, test: Callable[[ir.Value, int, Mas
     found = cgutils.alloca_once_value(builder, cgutils.false_bit)
 
     def emit(j: ir.Value, count: int, mask: Mask) -> None:
-        bits = bits_of(builder, test(j, count, mask))
-        builder.store(builder.or_(builder.load(found), builder.icmp_unsigned("!=", bits, bits.type(0))), found)
+        builder.store(builder.or_(builder.load(found), some(builder, test(j, count, mask))), found)
 
     loop(builder, m, emit)
     return builder.load(found)
@@ -63,6 +62,22 @@ def some_marked(typingctx: Any, todo: Any, first: Any, m: Any) -> Any:
     return types.boolean(todo, types.intp, types.intp), codegen
 
 
+def mark(builder: ir.IRBuilder, marks: Elements, j: ir.Value, lost: ir.Value, marked: ir.Value) -> None:
+    """Mark the sets, from j on, of a mask, and count them."""
+    bits = bits_of(builder, lost)
+    with cgutils.if_unlikely(builder, builder.icmp_unsigned("!=", bits, bits.type(0))):
+        marks.mark(j, lost)
+        more = builder.zext(builder.ctpop(bits), marked.type.pointee)
+        builder.store(builder.add(builder.load(marked), more), marked)
+
+
+def keep(builder: ir.IRBuilder, moments: Table, first: ir.Value, numbers: Sequence[ir.Value], mask: Mask = None) -> None:
+    """Store the moments of sets, the first one of which it is, if they are wanted: mean, its low part, M2."""
+    with builder.if_then(builder.icmp_signed(">", moments.length, first.type(0))):
+        for row, values in zip((MEAN, MEAN_LOW, M2), numbers, strict=True):
+            moments.row(first.type(row)).store(first, values, mask=mask)
+
+
 class _Tile:
     """What `finish_tile` was given."""
 
@@ -83,29 +98,13 @@ class _Tile:
         m2 = self.m2.load(j, count, mask)
         total, low = formulas.in_two_parts(builder, self.origin.load(j, count, mask), self.mean.load(j, count, mask))
         if self.narrow:
-            self._mark(j, formulas.too_narrow(builder, total, m2, n, center), mask)
-        self._keep(j, (total, low, m2), mask)
+            lost = formulas.too_narrow(builder, total, m2, n, center)
+            mark(builder, self.marks, j, lost if mask is None else builder.and_(lost, mask), self.marked)
+        kept = mask if self.narrow else self._kept(j, mask)
+        keep(builder, self.moments, builder.add(self.first, j), (total, low, m2), kept)
         scale = formulas.inverse_deviation(builder, m2, share, eps)
         for row, values in ((self.mean, total), (self.low, low), (self.m2, scale)):
             row.store(j, values, mask=mask)
-
-    def _mark(self, j: ir.Value, lost: ir.Value, mask: Mask) -> None:
-        """Mark sets, and count them."""
-        builder = self.builder
-        lost = lost if mask is None else builder.and_(lost, mask)
-        bits = bits_of(builder, lost)
-        with cgutils.if_unlikely(builder, builder.icmp_unsigned("!=", bits, bits.type(0))):
-            self.marks.mark(j, lost)
-            more = builder.zext(builder.ctpop(bits), self.marked.type.pointee)
-            builder.store(builder.add(builder.load(self.marked), more), self.marked)
-
-    def _keep(self, j: ir.Value, numbers: tuple[ir.Value, ...], mask: Mask) -> None:
-        """Store moments, if they are wanted; where some sets are marked and this is float64, of those."""
-        builder, zero = self.builder, j.type(0)
-        with builder.if_then(builder.icmp_signed(">", self.moments.length, zero)):
-            kept = mask if self.narrow else self._kept(j, mask)
-            for row, values in zip((MEAN, MEAN_LOW, M2), numbers, strict=True):
-                self.moments.row(zero.type(row)).at(self.first).store(j, values, mask=kept)
 
     def _kept(self, j: ir.Value, mask: Mask) -> ir.Value:
         """The sets that are marked, or all where there are no marks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -9,6 +10,7 @@ from numba import types
 from numba.core import cgutils
 
 from .._formulas import HUGE, STILL, TINY_VARIANCE
+from .registers import double, narrow
 from .simd import primitive
 
 _NUMBER = types.float64
@@ -62,6 +64,23 @@ def inverse_deviation(builder: ir.IRBuilder, m2: ir.Value, share: ir.Value, eps:
     v, zero = builder.fadd(builder.fmul(m2, share), eps), _same(m2, 0.0)
     scale = builder.fdiv(_same(v, 1.0), _of_one(builder, "sqrt", v))
     return builder.select(builder.fcmp_ordered("==", v, zero), zero, scale)
+
+
+def moments_of_set(
+    builder: ir.IRBuilder, sums: Sequence[ir.Value], share: ir.Value, center: ir.Value
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The mean in two parts and M2 from (s, q, pivot), the two sums and what they are about; without `center` that is 0."""
+    s, q, pivot = (double(builder, values) for values in sums)
+    mean, m2 = moments_about_pivot(builder, s, q, share, pivot, pivot)
+    mean, m2 = builder.select(center, mean, _same(mean, 0.0)), builder.select(center, m2, q)
+    return *in_two_parts(builder, pivot, mean), m2
+
+
+def in_accumulator(builder: ir.IRBuilder, mean: ir.Value, low: ir.Value, scale: ir.Value, number: ir.Type) -> list[ir.Value]:
+    """The centre in two parts and the scale in the type of the accumulator: x - high is exact near the mean."""
+    high = narrow(builder, mean, number)
+    rest = builder.fadd(builder.fsub(mean, double(builder, high)), low)
+    return [high, *(narrow(builder, values, number) for values in (rest, scale))]
 
 
 @primitive

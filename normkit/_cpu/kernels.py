@@ -12,25 +12,49 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import CHUNK_M2, CHUNK_MEAN, CHUNK_ORIGIN, M2, MEAN, MEAN_LOW, ORIGIN, SET_RSTD, WORK_ROWS
+from .blocks import fewer
+from .buffers import (
+    CHUNK_M2,
+    CHUNK_MEAN,
+    CHUNK_ORIGIN,
+    LANE_BIAS,
+    LANE_ROWS,
+    LANE_WEIGHT,
+    M2,
+    MEAN,
+    MEAN_LOW,
+    ORIGIN,
+    SET_RSTD,
+    WORK_ROWS,
+)
+from .columns import normalize_columns
 from .compile import jit, jit_inline
 from .finish import finish_tile
 from .formulas import loses_digits, two_parts
 from .geometry import (
     APPLY_ROWS,
     CENTER,
+    COLUMNS_KEPT,
     LANE,
+    MEMORY,
+    NEAR,
     PER_APPLY,
     PER_CHUNK,
+    REDUCED,
     ROW,
     ROWS,
+    ROWS_KEPT,
     SIZE,
     TILE_WIDTH,
+    B,
+    W,
+    X,
+    Y,
 )
-from .indexing import chunk_of, entry, tile_of, tiles_of
-from .standardize import apply_tile, skipped, wild
-from .sums import chunk_moments, merge
-from .vectors import copy_run, fence, least, out_of_line, release, scratch
+from .indexing import chunk_of, entry, innermost, tile_of, tiles_of
+from .standardize import apply_tile, lay_affine, skipped, wild
+from .sums import chunk_moments, head_of, merge, partials_of
+from .vectors import copy_run, fence, least, on_its_own, out_of_line, release, scratch
 
 
 @jit_inline
@@ -88,6 +112,43 @@ def forward(
         apply_tile(x, None, y, w, b, geo, tile, 0, entry(geo, 2, APPLY_ROWS), own, todo, work, apart)
     release(work)
     release(own)
+    fence()
+    return marked
+
+
+@jit
+def forward_columns(
+    x: Any,
+    y: Any,
+    w: Any,
+    b: Any,
+    moments: Any,
+    todo: Any,
+    geo: Any,
+    share: float,
+    eps: float,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> Any:
+    """`forward` in float32 where sets side by side are small: the same bits."""
+    on_its_own()
+    work, kept = scratch(LANE_ROWS, ROW, real), scratch(ROWS_KEPT, COLUMNS_KEPT, real)
+    n, lanes, marked = entry(geo, 1, ROWS), entry(geo, LANE, SIZE), 0
+    inner = innermost(geo, REDUCED) - (lanes > 1)
+    head, steps = head_of(lanes, n), (entry(geo, inner, X), entry(geo, inner, Y))
+    shares = (1.0 / (head * lanes), 1.0 / (n * lanes), share)
+    start, stop = tiles_of(geo, begin, end)
+    for index in range(start, stop):
+        first, count, at = tile_of(geo, index)
+        lay_affine(w, geo, at[2], count, W, work[LANE_WEIGHT])
+        lay_affine(b, geo, at[3], count, B, work[LANE_BIAS])
+        sizes = (n, count, lanes, fewer(partials_of(lanes), n), head)
+        center, far = entry(geo, 1, CENTER) != 0, entry(geo, 2, MEMORY) != NEAR
+        marked += normalize_columns(x, y, kept, work, at[:2], steps, sizes, shares, eps, center, moments, todo, first, far)
+    release(work)
+    release(kept)
     fence()
     return marked
 

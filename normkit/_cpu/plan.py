@@ -49,6 +49,7 @@ class Plan:
     piece: int  # positions of all sets for which one task can add these up while it sums the sets; or 0
     in_runs: bool  # for the kernels of `runs`
     short: bool  # and each set in one run, of a block
+    in_columns: bool  # or small ones side by side, for their kernel
     apart: bool | None  # what the others are compiled for: True or None
 
 
@@ -79,6 +80,7 @@ def _plan(
         piece=geometry.piece(view),
         in_runs=in_runs,
         short=geometry.is_short(view),
+        in_columns=geometry.in_columns(view, y[2]),
         apart=geometry.apart(view) or None,
     )
 

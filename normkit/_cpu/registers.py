@@ -6,6 +6,8 @@ from llvmlite import ir
 
 from .. import _storage
 
+_DOUBLE = ir.DoubleType()
+
 
 def splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     """The same number in `count` lanes."""
@@ -54,3 +56,29 @@ def first_lanes(builder: ir.IRBuilder, m: ir.Value, count: int) -> ir.Value:
 def bits_of(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     """A mask as an integer."""
     return builder.bitcast(lanes, ir.IntType(lanes.type.count))
+
+
+def vector(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
+    """Numbers as one vector."""
+    found = ir.Constant(ir.VectorType(values[0].type, len(values)), ir.Undefined)
+    for k, value in enumerate(values):
+        found = builder.insert_element(found, value, ir.IntType(32)(k))
+    return found
+
+
+def double(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """A number, or a vector of them, in float64."""
+    kind = ir.VectorType(_DOUBLE, value.type.count) if isinstance(value.type, ir.VectorType) else _DOUBLE
+    return value if value.type == kind else builder.fpext(value, kind)
+
+
+def narrow(builder: ir.IRBuilder, value: ir.Value, number: ir.Type) -> ir.Value:
+    """Float64, a number or a vector of them, in the accumulator's type."""
+    kind = ir.VectorType(number, value.type.count) if isinstance(value.type, ir.VectorType) else number
+    return value if value.type == kind else builder.fptrunc(value, kind)
+
+
+def some(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
+    """Whether a mask has any lane."""
+    bits = bits_of(builder, lanes)
+    return builder.icmp_unsigned("!=", bits, bits.type(0))

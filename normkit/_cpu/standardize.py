@@ -96,7 +96,7 @@ def _apply_set(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: in
 
 
 @jit_part
-def _lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
+def lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -> None:
     """The weights (or biases) of one position of a tile."""
     out_of_line()
     step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
@@ -127,12 +127,12 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         period = period_of(width) if m * width >= 4 * PERIOD_LENGTH else 0
         together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(_TOGETHER // width, m // 8))
     splat = _still(geo, count, W)
-    _lay_affine(w, geo, at[2], count, W, work[WEIGHT])
+    lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
     if b is not None:
         splat &= _still(geo, count, B)
         rows = BIAS + 1
-        _lay_affine(b, geo, at[3], count, B, work[BIAS])
+        lay_affine(b, geo, at[3], count, B, work[BIAS])
     repeat(work, rows, width, together * width)
     done = 0
     while done < m:
@@ -146,9 +146,9 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
         side = least(together, run)
         rows = run // side if splat or not varies else 1
         if rows == 1 and varies:
-            _lay_affine(w, geo, here[2], count, W, work[WEIGHT])
+            lay_affine(w, geo, here[2], count, W, work[WEIGHT])
             if b is not None:
-                _lay_affine(b, geo, here[3], count, B, work[BIAS])
+                lay_affine(b, geo, here[3], count, B, work[BIAS])
         span = side * width
         steps = (span, span, 0, span) if together > 1 else advance(geo, inner, (0, 0, 0, 0), 1)
         apply_lanes(x, dy, y, (w, b), here, steps, span, rows, work, rows > 1 and varies != 0, memory != NEAR)

@@ -14,7 +14,7 @@ from .blocks import sum_block
 from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .finish import some_cancel
-from .formulas import cancels
+from .formulas import about_pivot, cancels
 from .geometry import BLOCK_STRIPS, CENTER, HEAD, KEPT, LANE, MOVES, PARTIALS, SIZE, STRIP_ROWS, W, X
 from .indexing import chunk_of, entry, gather, innermost
 from .rows import add_run, fold_lanes, multiply_run, spread_lanes
@@ -32,9 +32,15 @@ def merge(mean: float, m2: float, n: float, mean_b: float, m2_b: float, n_b: flo
 
 
 @jit_inline
-def _partials(lanes: int) -> Any:
+def partials_of(lanes: int) -> Any:
     """Partial sums of a lane: a set of many lanes has as many sums already."""
     return most(1, PARTIALS // lanes)
+
+
+@jit_inline
+def head_of(lanes: int, rows: int) -> Any:
+    """Positions of a set whose mean is the first pivot."""
+    return least(most(1, HEAD // lanes), rows)
 
 
 @jit_inline
@@ -70,7 +76,7 @@ def chunk_products(
     """
     out_of_line()
     lanes, still = entry(geo, LANE, SIZE), entry(geo, 1, MOVES) == 0
-    partials = _partials(lanes)
+    partials = partials_of(lanes)
     (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
     for k in range(count):
         sums[0, k], sums[1, k] = 0.0, 0.0
@@ -116,12 +122,10 @@ def _move_pivots(work: Any, count: int, n: int) -> Any:
 def _merge_block(work: Any, mean: Any, m2: Any, count: int, n: float, n_b: float) -> None:
     """The moments of blocks of n_b elements merged with those of the n before them."""
     on_its_own()
-    share = n_b / (n + n_b)
+    share, part = n_b / (n + n_b), 1.0 / n_b
     for k in range(count):
-        total, pivot = np.float64(work[TOTAL, k]), np.float64(work[SET_PIVOT, k])
-        mean_b = (pivot - np.float64(work[ORIGIN, k])) + total / n_b
-        above = np.float64(work[TOTAL_OF_PRODUCTS, k]) - total * total / n_b
-        m2_b = 0.0 if above < 0 else above
+        s, q = work[TOTAL, k], work[TOTAL_OF_PRODUCTS, k]
+        mean_b, m2_b = about_pivot(s, q, part, work[SET_PIVOT, k], work[ORIGIN, k])
         delta = mean_b - mean[k]
         m2[k] = m2[k] + (m2_b + delta * delta * (n * share)) if n > 0 else m2_b
         mean[k] = mean[k] + delta * share if n > 0 else mean_b
@@ -137,7 +141,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     """
     out_of_line()
     lanes, center = entry(geo, LANE, SIZE), entry(geo, 1, CENTER) != 0
-    partials = _partials(lanes)
+    partials = partials_of(lanes)
     (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
     fill(mean, count, 0.0)
     fill(m2, count, 0.0)
@@ -147,7 +151,7 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     i, m = first, least(block, last - first)
     phase = 3  # the head; the first block; once more, if its pivot was far off; the other blocks
     if center:
-        phase, m = 0, least(most(1, HEAD // lanes), last - first)
+        phase, m = 0, head_of(lanes, last - first)
     while i < last:
         if phase != 2:
             _set_pivots(work, mean, count)

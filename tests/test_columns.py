@@ -1,0 +1,122 @@
+"""Small sets side by side have a kernel of their own; it gives the bits of that for all sets side by side."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import normkit as nk
+from asv_bench.benchmarks.corners import lay
+from normkit import _recall
+from normkit._cpu import geometry, plan
+
+
+def counts_of_rows(lanes):
+    """Fewer than eight, of several lanes, are runs."""
+    return (8, 9, 15, 16, 17, 33, 49, 64) if lanes > 1 else (1, 2, 7, 8, 9, 16, 17, 49, 64)
+
+
+# samples, channels, lanes of a set, bytes behind a page: rows of less than a vector and of more, of whole blocks and not, and
+# wide ones that start where a cache line does or before it
+PLACES = [
+    (3, 3, 1, 0),
+    (3, 16, 1, 4),
+    (2, 64, 2, 16),
+    (2, 65, 1, 16),
+    (2, 100, 4, 16),
+    (3, 80, 8, 0),
+    (2, 96, 16, 32),
+    (2, 144, 16, 16),
+    (2, 256, 1, 16),
+    (2, 272, 4, 20),
+    (2, 512, 8, 48),
+    (2, 512, 16, 0),
+    (2, 512, 16, 16),
+    (2, 400, 16, 36),
+]
+
+
+def sets(rows, samples, channels, lanes, seed=0):
+    """(samples, rows, channels) of sets that are ordinary, and of some that are not."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, rows, channels // lanes, lanes)) * 3 + 5
+    odd = [
+        lambda part: part * 1e-30,  # waits for float64, as does the next
+        lambda part: part * 1e30,
+        lambda part: part * 0 + 7,
+        lambda part: part + 1e5,
+        lambda part: np.where(np.arange(rows)[:, None] < rows // 2, part + 1e6, part),  # its first elements tell little
+        lambda part: np.where(np.arange(rows)[:, None] == rows - 1, np.nan, part),
+        lambda part: np.where(np.arange(rows)[:, None] == 0, np.inf, part),
+        lambda part: part * 1e-44,
+    ]
+    for k, change in zip(rng.permutation(samples * channels // lanes)[: 2 * len(odd)], odd * 2, strict=False):
+        sample, own = divmod(k, channels // lanes)
+        with np.errstate(over="ignore"):
+            x[sample, :, own] = change(x[sample, :, own])
+    return x.reshape(samples, rows, channels)
+
+
+@pytest.fixture
+def both_ways(monkeypatch):
+    """What calls a function twice: with the kernel for small sets side by side, and without."""
+
+    def call(function):
+        found, in_columns = [], geometry.in_columns
+        for small in (True, False):
+            monkeypatch.setattr(_recall, "_ready", {})
+            plan._plan.cache_clear()
+
+            def chosen(*args, small=small):
+                assert in_columns(*args)
+                return small
+
+            with monkeypatch.context() as patch, np.errstate(all="ignore"):
+                patch.setattr(geometry, "in_columns", chosen)
+                found.append(function())
+        plan._plan.cache_clear()
+        return found
+
+    return call
+
+
+def same(one, other):
+    """Every bit, but those of NaN."""
+    return one.dtype == other.dtype and np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("norm", ["group", "rms"])
+def test_bits_are_those_of_tiles(place, norm, both_ways):
+    samples, channels, lanes, behind = place
+    affine = np.random.default_rng(1).standard_normal((2, channels)).astype(np.float32)
+
+    def normalize(x, **options):
+        if norm == "group":
+            return nk.group_norm(x, channels // lanes, *affine, channel_axis=-1, return_moments=True, **options)
+        grouped = x.reshape(samples, rows, channels // lanes, lanes)
+        scale = affine[0].reshape(channels // lanes, lanes)
+        return nk.normalize(grouped, (1, 3), scale, center=False, return_moments=True, **options)
+
+    for rows in counts_of_rows(lanes):
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = lay(sets(rows, samples, channels, lanes, rows).astype(np.float32), behind)
+        (y, own), (expected, theirs) = both_ways(lambda x=x: normalize(x))
+        assert same(y, expected), rows
+        for name in ("mean", "m2"):
+            assert same(getattr(own, name), getattr(theirs, name)), (rows, name)
+        inside = lay(x.copy(), behind)
+        out = inside if norm == "group" else inside.reshape(samples, rows, channels // lanes, lanes)
+        _recall._ready.clear()
+        assert same(normalize(inside, out=out)[0].reshape(x.shape), expected.reshape(x.shape)), rows
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16, "uint8"])
+@pytest.mark.parametrize("place", [PLACES[k] for k in (1, 4, 8, 12)], ids=str)
+def test_bits_of_other_formats_are_those_of_tiles(place, dtype, both_ways):
+    samples, channels, lanes, behind = place
+    options = {} if np.dtype(dtype).kind in "fV" else {"dtype": np.float32}
+    for rows in counts_of_rows(lanes):
+        with np.errstate(all="ignore"):
+            x = lay(sets(rows, samples, channels, lanes, rows).astype(dtype), behind)
+        y, expected = both_ways(lambda x=x: nk.group_norm(x, channels // lanes, channel_axis=-1, **options))
+        assert same(y, expected), rows
