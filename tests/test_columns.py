@@ -60,20 +60,22 @@ def sets(rows, samples, channels, lanes, seed=0):
 def both_ways(monkeypatch):
     """What calls a function twice: with the kernel for small sets side by side, and without."""
 
-    def call(function):
-        found, in_columns = [], geometry.in_columns
+    def call(function, gradient=False):
+        found, in_columns, seen = [], geometry.in_columns, set()
         for small in (True, False):
             monkeypatch.setattr(_recall, "_ready", {})
             plan._plan.cache_clear()
 
-            def chosen(*args, small=small):
-                assert in_columns(*args)
-                return small
+            def chosen(view, itemsize, small=small):
+                fits = in_columns(view, itemsize)
+                seen.add((fits, view.gradient))
+                return small and fits
 
             with monkeypatch.context() as patch, np.errstate(all="ignore"):
                 patch.setattr(geometry, "in_columns", chosen)
                 found.append(function())
         plan._plan.cache_clear()
+        assert (True, gradient) in seen
         return found
 
     return call
@@ -120,3 +122,26 @@ def test_bits_of_other_formats_are_those_of_tiles(place, dtype, both_ways):
             x = lay(sets(rows, samples, channels, lanes, rows).astype(dtype), behind)
         y, expected = both_ways(lambda x=x: nk.group_norm(x, channels // lanes, channel_axis=-1, **options))
         assert same(y, expected), rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_bits_of_gradients_are_those_of_tiles(place, dtype, both_ways):
+    """Where no set waits for float64, and where some do."""
+    samples, channels, lanes, behind = place
+    rng = np.random.default_rng(1)
+    affine = rng.standard_normal((2, channels)).astype(np.float32)
+    for rows in counts_of_rows(lanes):
+        plain = rng.standard_normal((samples, rows, channels)) * 3 + 5
+        dy = lay(rng.standard_normal(plain.shape).astype(dtype), behind)
+        for values in (plain, sets(rows, samples, channels, lanes, rows)):
+            with np.errstate(all="ignore"):
+                x = lay(values.astype(dtype), behind)
+            for weights in ((), affine):
+
+                def pull(x=x, dy=dy, weights=weights):
+                    return nk.vjp(nk.group_norm, x, channels // lanes, *weights, channel_axis=-1)[1](dy)
+
+                one, other = both_ways(pull, gradient=True)
+                for name in ("x", "weight", "bias") if len(weights) else ("x",):
+                    assert same(getattr(one, name), getattr(other, name)), (rows, name, len(weights))

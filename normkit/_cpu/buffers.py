@@ -17,5 +17,5 @@ SET_RSTD, SET_SHIFT, SET_SLOPE, SET_GAIN = range(2, 6)
 # And of a tile while its chunks are summed: what means are relative to, and the moments of a chunk.
 CHUNK_ORIGIN, CHUNK_MEAN, CHUNK_M2 = range(3, 6)
 
-# The same of small sets side by side, of each lane.
-LANE_HIGH, LANE_LOW, LANE_RSTD, LANE_WEIGHT, LANE_BIAS, LANE_PIVOT, LANE_SUM, LANE_PRODUCTS, LANE_WAITS, LANE_ROWS = range(10)
+# The same of small sets side by side, of each lane; of a gradient GAIN too, and TOTAL and TOTAL_OF_PRODUCTS by lane.
+LANE_HIGH, LANE_LOW, LANE_RSTD, LANE_WEIGHT, LANE_BIAS, LANE_PIVOT, LANE_WAITS, LANE_SUM, LANE_PRODUCTS = range(WORK_ROWS)

@@ -36,13 +36,14 @@ PARTIALS, STRIP_ROWS, BLOCK_STRIPS = 8, 8, 8
 # sets of an L1 cache: group norm of channels-last (32, 512, 7, 7) takes 0.164 ms on one thread so, 0.178 without (Zen 4,
 # 2026-11).
 ROW = (PARTIALS + 1) * TILE_WIDTH
-# Columns of small sets side by side that are normalized at once, from so many rows at most: 16 KiB of float32. In ms on two
-# threads, so and as tiles: instance norm of channels-last (64, 256, 7, 7) 0.107 / 0.142, (1000, 24, 5, 5) 0.15 / 0.27, (3966,
-# 3, 11) 0.42 / 1.4, group norm of (128, 128, 7, 7) in 8 groups 0.098 / 0.124, of (32, 512, 7, 7) in 32 0.095 / 0.10. Wider
-# rows, and larger results, are better read in line: (16, 1024, 7, 7) 0.13 / 0.11, (80, 512, 7, 7) 0.37 / 0.28; but not rows of
-# no more columns than these: instance norm of (8000, 64, 3, 3) 1.7 / 3.6 (Zen 4, 2026-11).
+# Columns of small sets side by side that are normalized at once, half as many in a gradient, and rows at most: 16 KiB of
+# float32. In ms on two threads, so and as tiles: instance norm of channels-last (64, 256, 7, 7) 0.107 / 0.142, its gradient
+# 0.24 / 0.31, (1000, 24, 5, 5) 0.15 / 0.27, 0.29 / 0.48, (3966, 3, 11) 0.42 / 1.4, 0.39 / 0.91, group norm of (128, 128, 7, 7)
+# in 8 groups 0.098 / 0.124, 0.16 / 0.21, of (32, 512, 7, 7) in 32 0.095 / 0.10, 0.19 / 0.19. Wider rows, and arrays that have
+# more bytes together, are better read in line: (16, 1024, 7, 7) 0.13 / 0.11, (80, 512, 7, 7) 0.37 / 0.28; but not rows of no
+# more columns than these: instance norm of (8000, 64, 3, 3) 1.7 / 3.6 (Zen 4, 2026-11).
 COLUMNS_KEPT, ROWS_KEPT = 64, 64
-_WIDTH_KEPT, _BYTES_KEPT = 512, 6 << 20
+_WIDTH_KEPT, _BYTES_KEPT = 512, 12 << 20
 HEAD, HEAD_OF_RUN = 16, 32  # positions of a tile, and elements of a run, whose mean is the first pivot
 BLOCK = 2048  # positions of a run summed in one go: 8 KiB of float32, in L1 for the second pass over the first block
 # Positions per parallel piece of a set, if it lies in runs; of one whose neighbours in a tile do, an eighth of it, if that is
@@ -130,10 +131,11 @@ def in_columns(view: SetView, itemsize: int) -> bool:
     """Whether small sets lie side by side, to be kept in L1 while they are normalized; their weights change along rows only."""
     lanes, one = view.set_lanes, len(view.walk) == 1 and len(view.reduced) == 1 + (view.set_lanes > 1)
     beside = view.tile > 1 and view.apply_lanes == lanes and VECTOR % lanes == 0 and not apart(view)
-    if not beside or not one or view.rows > ROWS_KEPT or view.affine_varies or view.gradient:
+    if not beside or not one or view.rows > ROWS_KEPT or view.affine_varies:
         return False
-    width = view.kept[-1][0] * lanes
-    return width <= COLUMNS_KEPT or (width <= _WIDTH_KEPT and view.n_sets * view.set_size * itemsize < _BYTES_KEPT)
+    width, arrays = view.kept[-1][0] * lanes, 2 + view.gradient
+    small = arrays * view.n_sets * view.set_size * itemsize < _BYTES_KEPT
+    return width <= COLUMNS_KEPT // (1 + view.gradient) or (width <= _WIDTH_KEPT and small)
 
 
 def sums_as_runs(view: SetView) -> bool:
@@ -145,7 +147,7 @@ def _memory(view: SetView, fresh: bool, itemsize: int) -> int:
     """Where results lie: NEAR, FAR or PAST."""
     if not fresh and streams(view, itemsize):
         return PAST
-    far = _BYTES_KEPT if in_columns(view, itemsize) else _FAR_BYTES
+    far = _BYTES_KEPT // 2 if in_columns(view, itemsize) else _FAR_BYTES
     return FAR if view.n_sets * view.set_size * itemsize >= far else NEAR
 
 

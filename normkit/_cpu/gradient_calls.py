@@ -11,7 +11,7 @@ import numpy as np
 from .._dtypes import Array
 from .._layout import ceil_div
 from .._operands import Operands
-from . import gradients, run_gradients, run_products
+from . import gradients, run_gradients, run_products, threads
 from .calls import NONE, Apply, launchers, mark_sets, taking
 from .geometry import BLOCK, CHUNK
 from .plan import Plan, affine_for, flat, flat_for, narrow_then_wide, plan_of
@@ -46,13 +46,15 @@ def _in_one(plan: Plan, takes: Any, shares: tuple[float, float], wide: bool, col
     n_sets, groups, (take_x, take_dy, take_dx, take_weight) = plan.n_sets, plan.groups, takes
     in_runs = run_gradients.backward_short if plan.short else run_gradients.backward
     launch = launchers(in_runs if plan.in_runs else gradients.backward, plan)
+    small = threads.Launcher(gradients.backward_columns, plan.work) if plan.in_columns and not wide else None
 
     def run(x: Array, dy: Array, dx: Array, weight: Any, sets: Array) -> Found:
         sums = np.empty((2, n_sets))
         arrays = (take_x(x), take_dy(dy), take_dx(dx), take_weight(weight), sets, sums)
 
-        def sum_and_write(kind: Array, todo: Array, totals: Array) -> None:
-            launch[kind.itemsize](*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, groups)
+        def sum_and_write(kind: Array, todo: Array, totals: Array, marked: Any) -> None:
+            alone = small if kind.itemsize == 4 and not marked else None
+            (alone or launch[kind.itemsize])(*arrays, totals, todo, plan.geo, shares, kind, plan.apart, 0, groups)
 
         return sums, _collected(wide, n_sets, sets, (groups, 2, collected), sum_and_write)
 
@@ -79,10 +81,10 @@ def _collected(
     n_sets: int,
     sets: Array | None,
     shape: tuple[int, int, int],
-    run: Callable[[Array, Array, Array], Any],
+    run: Callable[[Array, Array, Array, Any], Any],
     dtype: Any = np.float64,
 ) -> Array | None:
-    """run(kind, todo, totals) in the passes of `narrow_then_wide`, and the sum of the totals, (tasks, 2, n), if there are any.
+    """run(kind, todo, totals, marked) in the passes of `narrow_then_wide`, and the sum of the totals, (tasks, 2, n), if any.
 
     Sums over all sets are taken in one pass, or not here: where a set waits for float64, there are none.
     """
@@ -93,7 +95,7 @@ def _collected(
         marked = 0 if sets is None else mark_sets(sets, kind, todo)
         if todo.size and kind.itemsize == 8:
             totals = np.zeros((*shape[:2], 0), dtype)
-        run(kind, todo, totals)
+        run(kind, todo, totals, marked)
         return marked
 
     narrow_then_wide(wide, n_sets, run_pass)
@@ -136,7 +138,7 @@ class _Products:
         partials = np.zeros((plan.chunks * self.parts, 2, plan.n_sets))
         arrays = (x, dy, moving, _NO_SETS if sets is None else sets, partials)
 
-        def sum_up(kind: Array, todo: Array, totals: Array) -> None:
+        def sum_up(kind: Array, todo: Array, totals: Array, _: Any) -> None:
             self.launch[kind.itemsize](*arrays, totals, todo, plan.geo, kind, plan.apart, 0, self.tasks)
 
         collected = _collected(self.wide, plan.n_sets, sets, shape, sum_up, dtype)

@@ -10,15 +10,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from .buffers import SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WORK_ROWS
+from .blocks import fewer
+from .buffers import GAIN, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WEIGHT, WORK_ROWS
+from .column_gradients import pull_columns
 from .compile import jit, jit_inline
-from .geometry import APPLY_ROWS, LANE, PER_CHUNK, ROW, ROWS, SIZE, TILE_WIDTH
-from .indexing import entry, tile_of, tiles_of
+from .geometry import (
+    APPLY_ROWS,
+    COLUMNS_KEPT,
+    DY,
+    LANE,
+    PER_CHUNK,
+    REDUCED,
+    ROW,
+    ROWS,
+    ROWS_KEPT,
+    SIZE,
+    TILE_WIDTH,
+    W,
+    X,
+    Y,
+)
+from .indexing import entry, innermost, tile_of, tiles_of
 from .kernels import skip_all
-from .rows import add_run, multiply_run
-from .standardize import apply_tile, load_sets, skipped
-from .sums import chunk_products
-from .vectors import copy_run, fence, fill, out_of_line, release, scratch
+from .rows import add_run, multiply_run, spread_lanes
+from .standardize import apply_tile, lay_affine, load_sets, skipped
+from .sums import chunk_products, collect_lanes, partials_of
+from .vectors import copy_run, fence, fill, on_its_own, out_of_line, release, scratch
 
 
 @jit_inline
@@ -81,6 +98,48 @@ def backward(
     release(work)
     release(part)
     release(own)
+    fence()
+    return 0
+
+
+@jit
+def backward_columns(
+    x: Any,
+    dy: Any,
+    dx: Any,
+    w: Any,
+    sets: Any,
+    sums: Any,
+    totals: Any,
+    todo: Any,
+    geo: Any,
+    shares: Any,
+    real: Any,
+    apart: Any,
+    begin: int,
+    end: int,
+) -> int:
+    """`backward` in float32 where sets side by side are small and none waits for float64: the same bits."""
+    on_its_own()
+    work, kept = scratch(WORK_ROWS, ROW, real), scratch(ROWS_KEPT, COLUMNS_KEPT, real)
+    n, lanes = entry(geo, 1, ROWS), entry(geo, LANE, SIZE)
+    inner = innermost(geo, REDUCED) - (lanes > 1)
+    steps = (entry(geo, inner, X), entry(geo, inner, DY), entry(geo, inner, Y))
+    for task in range(begin, end):
+        start, stop = tiles_of(geo, task, task + 1)
+        for index in range(start, stop):
+            first, count, at = tile_of(geo, index)
+            load_sets(sets, first, count, lanes, False, work)
+            copy_run(sets[sets.shape[0] - 1], first, count, work[GAIN], 0)
+            if lanes > 1:
+                spread_lanes(work[GAIN], count, lanes)
+            lay_affine(w, geo, at[2], count, W, work[WEIGHT])
+            sizes = (n, count, lanes, fewer(partials_of(lanes), n))
+            pull_columns(x, dy, dx, kept, work, (at[0], at[3], at[1]), steps, sizes, shares, sums, first)
+            if totals.shape[2] > 0:
+                collect_lanes(work, geo, at[2], count, totals[task])
+    release(work)
+    release(kept)
     fence()
     return 0
 

@@ -18,7 +18,6 @@ from .buffers import (
     CHUNK_MEAN,
     CHUNK_ORIGIN,
     LANE_BIAS,
-    LANE_ROWS,
     LANE_WEIGHT,
     M2,
     MEAN,
@@ -134,7 +133,7 @@ def forward_columns(
 ) -> Any:
     """`forward` in float32 where sets side by side are small: the same bits."""
     on_its_own()
-    work, kept = scratch(LANE_ROWS, ROW, real), scratch(ROWS_KEPT, COLUMNS_KEPT, real)
+    work, kept = scratch(WORK_ROWS, ROW, real), scratch(ROWS_KEPT, COLUMNS_KEPT, real)
     n, lanes, marked = entry(geo, 1, ROWS), entry(geo, LANE, SIZE), 0
     inner = innermost(geo, REDUCED) - (lanes > 1)
     head, steps = head_of(lanes, n), (entry(geo, inner, X), entry(geo, inner, Y))
@@ -144,9 +143,11 @@ def forward_columns(
         first, count, at = tile_of(geo, index)
         lay_affine(w, geo, at[2], count, W, work[LANE_WEIGHT])
         lay_affine(b, geo, at[3], count, B, work[LANE_BIAS])
-        sizes = (n, count, lanes, fewer(partials_of(lanes), n), head)
+        sizes = (n, count, lanes, fewer(partials_of(lanes), n))
         center, far = entry(geo, 1, CENTER) != 0, entry(geo, 2, MEMORY) != NEAR
-        marked += normalize_columns(x, y, kept, work, at[:2], steps, sizes, shares, eps, center, moments, todo, first, far)
+        marked += normalize_columns(
+            x, y, kept, work, at[:2], steps, sizes, head, shares, eps, center, moments, todo, first, far
+        )
     release(work)
     release(kept)
     fence()

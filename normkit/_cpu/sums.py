@@ -44,7 +44,7 @@ def head_of(lanes: int, rows: int) -> Any:
 
 
 @jit_inline
-def _collect(work: Any, geo: Any, o: int, count: int, own: Any) -> None:
+def collect_lanes(work: Any, geo: Any, o: int, count: int, own: Any) -> None:
     """Add the sums of every lane to those of its element of the weight, the first at o."""
     lanes, step, lane_step = entry(geo, LANE, SIZE), entry(geo, innermost(geo, KEPT), W), entry(geo, LANE, W)
     for row in range(2):
@@ -83,7 +83,7 @@ def chunk_products(
     for i in range(first, last, block):
         sum_block(x, dy, moving, geo, at, i, least(block, last - i), count, partials, work, apart, own)
         if still and own.shape[1] > 0:
-            _collect(work, geo, at[2], count, own)
+            collect_lanes(work, geo, at[2], count, own)
         for row in range(2):
             total = work[TOTAL + row]
             if still and len(moving) == 1:
