@@ -145,3 +145,23 @@ def test_bits_of_gradients_are_those_of_tiles(place, dtype, both_ways):
                 one, other = both_ways(pull, gradient=True)
                 for name in ("x", "weight", "bias") if len(weights) else ("x",):
                     assert same(getattr(one, name), getattr(other, name)), (rows, name, len(weights))
+
+
+@pytest.mark.parametrize("channels", [16, 80])
+def test_a_dy_that_lies_in_dx_is_there_for_sets_that_wait(channels):
+    """One in another order is put in order in the memory of dx: no kernel may write a set before the one that reads it."""
+    x = sets(49, 3, channels, 1).astype(np.float32).reshape(3, 7, 7, channels)
+    dy = np.random.default_rng(2).standard_normal(x.shape).astype(np.float32)
+    pullback = nk.vjp(nk.instance_norm, x, channel_axis=-1)[1]
+    turned = np.moveaxis(np.ascontiguousarray(np.moveaxis(dy, -1, 1)), 1, -1)
+    assert same(pullback(turned).x, pullback(dy).x)
+
+
+@pytest.mark.parametrize("lanes", [3, 6, 10, 20, 32])
+def test_lanes_that_do_not_fill_a_vector_evenly_are_for_tiles(lanes):
+    x = sets(49, 2, 6 * lanes, lanes)
+    x[~np.isfinite(x) | (np.abs(x) > 1e4)] = 3
+    y = nk.group_norm(x.astype(np.float32), 6, channel_axis=-1, eps=1e-3)
+    grouped = x.astype(np.float32).astype(float).reshape(2, 49, 6, lanes)
+    expected = (grouped - grouped.mean((1, 3), keepdims=True)) / np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-3)
+    assert np.allclose(y, expected.reshape(x.shape), rtol=1e-5, atol=1e-5)

@@ -17,6 +17,8 @@ CORNERS = {
     "groups of small maps": (Case((64, 512, 4, 4), nk.group_norm, None, "runs of 16", (32,)), "NC*"),
     "tokens of one image": (Case((1, 197, 768), nk.layer_norm, None, "a weight of 768 for 197 sets", affine=(2,)), "NC*"),
     "groups of 64 channels": (Case((16, 2048, 7, 7), nk.group_norm, None, "256 bytes of every 8 KiB", (32,)), "N*C"),
+    "small maps": (Case((64, 256, 7, 7), nk.instance_norm, None, "sets of 49 side by side"), "N*C"),
+    "tiny maps of three channels": (Case((3966, 3, 11), nk.instance_norm, None, "three sets side by side"), "N*C"),
     "one volume for eight channels": (Case((3, 8, 8, 13, 56), nk.batch_norm, None, "few sets, little work"), "NC*"),
 }
 DY = {  # that of a loss, of y.sum(), of y.sum over pixels, and of what computes channels last
