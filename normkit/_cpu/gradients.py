@@ -122,8 +122,8 @@ def backward_columns(
     """`backward` in float32 where sets side by side are small and none waits for float64: the same bits."""
     on_its_own()
     work, kept = scratch(WORK_ROWS, ROW, real), scratch(ROWS_KEPT, COLUMNS_KEPT, real)
-    n, lanes = entry(geo, 1, ROWS), entry(geo, LANE, SIZE)
-    inner = innermost(geo, REDUCED) - (lanes > 1)
+    n, lanes, laid = entry(geo, 1, ROWS), entry(geo, LANE, SIZE), (-1, -1)
+    inner, partials = innermost(geo, REDUCED) - (lanes > 1), fewer(partials_of(lanes), n)
     steps = (entry(geo, inner, X), entry(geo, inner, DY), entry(geo, inner, Y))
     for task in range(begin, end):
         start, stop = tiles_of(geo, task, task + 1)
@@ -133,8 +133,10 @@ def backward_columns(
             copy_run(sets[sets.shape[0] - 1], first, count, work[GAIN], 0)
             if lanes > 1:
                 spread_lanes(work[GAIN], count, lanes)
-            lay_affine(w, geo, at[2], count, W, work[WEIGHT])
-            sizes = (n, count, lanes, fewer(partials_of(lanes), n))
+            if (at[2], count) != laid:
+                laid = (at[2], count)
+                lay_affine(w, geo, at[2], count, W, work[WEIGHT])
+            sizes = (n, count, lanes, partials)
             pull_columns(x, dy, dx, kept, work, (at[0], at[3], at[1]), steps, sizes, shares, sums, first)
             if totals.shape[2] > 0:
                 collect_lanes(work, geo, at[2], count, totals[task])

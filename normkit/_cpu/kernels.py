@@ -137,14 +137,17 @@ def forward_columns(
     n, lanes, marked = entry(geo, 1, ROWS), entry(geo, LANE, SIZE), 0
     inner = innermost(geo, REDUCED) - (lanes > 1)
     head, steps = head_of(lanes, n), (entry(geo, inner, X), entry(geo, inner, Y))
-    shares = (1.0 / (head * lanes), 1.0 / (n * lanes), share)
+    shares, partials = (1.0 / (head * lanes), 1.0 / (n * lanes), share), fewer(partials_of(lanes), n)
+    center, far = entry(geo, 1, CENTER) != 0, entry(geo, 2, MEMORY) != NEAR
     start, stop = tiles_of(geo, begin, end)
+    laid = (-1, -1, -1)
     for index in range(start, stop):
         first, count, at = tile_of(geo, index)
-        lay_affine(w, geo, at[2], count, W, work[LANE_WEIGHT])
-        lay_affine(b, geo, at[3], count, B, work[LANE_BIAS])
-        sizes = (n, count, lanes, fewer(partials_of(lanes), n))
-        center, far = entry(geo, 1, CENTER) != 0, entry(geo, 2, MEMORY) != NEAR
+        if (at[2], at[3], count) != laid:
+            laid = (at[2], at[3], count)
+            lay_affine(w, geo, at[2], count, W, work[LANE_WEIGHT])
+            lay_affine(b, geo, at[3], count, B, work[LANE_BIAS])
+        sizes = (n, count, lanes, partials)
         marked += normalize_columns(
             x, y, kept, work, at[:2], steps, sizes, head, shares, eps, center, moments, todo, first, far
         )
