@@ -27,7 +27,8 @@ PLACES = [
     (2, 96, 16, 32),
     (2, 144, 16, 16),
     (2, 256, 1, 16),
-    (1, 320, 1, 4),  # two tiles, each with its weights
+    (1, 320, 1, 4),  # two tiles, each with its weights, as the next
+    (1, 320, 4, 16),
     (2, 272, 4, 20),
     (2, 512, 8, 48),
     (2, 512, 16, 0),
