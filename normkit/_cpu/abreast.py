@@ -72,7 +72,7 @@ class _Abreast:
             lanes = [halve(builder, half) for half in add_up.lanes([pivot], [on, none, none])]
             found.append([*lanes, pivot])
         s, q, pivots = map(list, zip(*found, strict=True))
-        return tuple(double(builder, each) for each in (fold_each(builder, s), fold_each(builder, q), vector(builder, pivots)))
+        return fold_each(builder, s), fold_each(builder, q), vector(builder, pivots)
 
     def moments_of(self) -> tuple[ir.Value, ...]:
         """The mean of every set in two parts and its M2; and whether they are good for all of them."""
