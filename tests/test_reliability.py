@@ -152,6 +152,32 @@ def test_a_cache_that_others_could_write_is_not_used(tmp_path):
     assert _trust.untrusted(folder) == "" == _trust.untrusted(folder / "not there")
 
 
+def test_compiling_does_not_wait_for_the_garbage_collector_and_leaves_it_as_it_was(tmp_path):
+    code = """
+import gc, numba, numpy as np, normkit as nk
+from normkit._cpu.compile import _Compiler
+
+def first_call(dtype):
+    searches = []
+    gc.callbacks.append(lambda phase, _: searches.append(phase))
+    nk.instance_norm(np.ones((2, 3, 40), dtype))
+    gc.callbacks.clear()
+    return len(searches) // 2
+
+first_call(np.float32)
+assert first_call(np.float64) < 10 and gc.isenabled()
+try:
+    numba.njit(pipeline_class=_Compiler)(lambda x: x.nothing)(1.0)
+except Exception as error:
+    assert "nothing" in str(error)
+assert gc.isenabled()
+gc.disable()
+first_call(np.int16)
+assert not gc.isenabled()
+"""
+    run_code(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
 def test_many_processes_start_cold_at_once(tmp_path):
     import subprocess
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import inspect
 import pathlib
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -88,6 +89,10 @@ class _Compiler(compiler.Compiler):  # type: ignore[misc]
     The first call for channels last: 2.9 s so, 3.3 by Numba's own.
     """
 
+    def compile_extra(self, func: Callable[..., Any]) -> Any:
+        with _garbage_waits():
+            return super().compile_extra(func)
+
     def define_pipelines(self) -> list[Any]:
         pipelines: list[Any] = super().define_pipelines()
         for each in pipelines:
@@ -96,6 +101,22 @@ class _Compiler(compiler.Compiler):  # type: ignore[misc]
             own = [(_PlainConditions, "conditions of branches"), (_OwnLibrary, "where machine code goes")]
             each.passes = [*kept[:at], *own, *kept[at:]]
         return pipelines
+
+
+@contextlib.contextmanager
+def _garbage_waits() -> Iterator[None]:
+    """No search for cyclic garbage: compiling makes many objects, most of which stay, and a search looks at all there are.
+
+    First call for channels last, with PyTorch in the process: 3.0 s of processor time so, 3.4 else, with its gradient 5.5 and
+    6.5. Numba compiles one function at a time.
+    """
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searched:
+            gc.enable()
 
 
 def jit(function: Callable[..., Any], parallel: bool = False) -> Any:
