@@ -100,17 +100,22 @@ class Order:
     lying: tuple[int, ...]  # the same in memory order
     to: tuple[int, ...]  # axes to memory order
     back: tuple[int, ...]
+    straight: bool  # whether these are the same order
     shape: tuple[int, ...]  # of the moments, with the axis in front
 
     def arrays(self, rows: Any) -> Any:
         """Rows of the kernels as arrays of the moments' shape."""
         library = library_of(rows)
-        return library.reshape(library.permute(library.reshape(rows, self.lying), self.back), self.shape)
+        if not self.straight:
+            rows = library.permute(library.reshape(rows, self.lying), self.back)
+        return library.reshape(rows, self.shape)
 
     def rows(self, arrays: Any) -> Any:
         """Arrays of the moments' shape as rows for the kernels."""
         library = library_of(arrays)
-        return library.reshape(library.permute(library.reshape(arrays, self.sizes), self.to), (arrays.shape[0], -1))
+        if not self.straight:
+            arrays = library.permute(library.reshape(arrays, self.sizes), self.to)
+        return library.reshape(arrays, (arrays.shape[0], -1))
 
 
 def order_of(x: Array, split: Split) -> Order:
@@ -124,7 +129,8 @@ def _order(split: Split, strides: tuple[int, ...]) -> Order:
     order = kept_order(split, strides)
     back = sorted(range(len(order)), key=order.__getitem__)
     to, fro = ((0, *(k + 1 for k in axes)) for axes in (order, back))
-    return Order((-1, *sizes), (-1, *(sizes[k] for k in order)), to, fro, (-1, *moments_shape(split)))
+    lying = tuple(sizes[k] for k in order)
+    return Order((-1, *sizes), (-1, *lying), to, fro, to == tuple(sorted(to)), (-1, *moments_shape(split)))
 
 
 def _spread(given: Moments, op: Operands, options: Options) -> Any:

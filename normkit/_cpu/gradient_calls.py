@@ -101,7 +101,7 @@ def _collected(
     narrow_then_wide(wide, n_sets, run_pass)
     if not totals.size:
         return None
-    collected: Array = totals[0] if len(totals) == 1 else totals.sum(0)
+    collected: Array = totals[0] if len(totals) == 1 else np.add.reduce(totals)
     return collected
 
 

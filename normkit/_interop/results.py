@@ -32,7 +32,10 @@ def new_like(given: Array, dtype: DType, aligned: bool) -> Array:
     """New memory in the memory order of an argument, as its library wants it."""
     if isinstance(given, DeviceArray):
         return given.library.new_like(given, dtype)
-    like = np.empty_like(given, dtype=dtype, order="K", subok=False)
+    if given.flags.c_contiguous:
+        like = np.empty(given.shape, dtype)
+    else:
+        like = np.empty_like(given, dtype=dtype, order="K", subok=False)
     if not aligned or like.ctypes.data % _ALIGNMENT == 0:
         return like
     raw = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
