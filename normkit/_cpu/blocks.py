@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
+from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, WEIGHT
 from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, entry, gather, innermost, position
 from .lanes import ALONG, TABLE, accumulate
-from .rows import add_run, repeat
-from .vectors import beside, copy_run, fill, least, out_of_line, release, scratch
+from .rows import add_rows, clear_rows, copy_rows, repeat
+from .vectors import beside, least, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
 
@@ -91,17 +91,17 @@ def _sum_strips(
         stop = least(m, done + strip)
         here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
         apart, length = left < stop - done, partials * width
-        for k in range(2 if apart else 0):
-            copy_run(work[TOTAL + k], 0, length, work[BUFFER + k], 0)
-            fill(work[TOTAL + k], length, work.dtype.type(0))
+        if apart:
+            copy_rows(work, TOTAL, 0, work, BUFFER, 0, 2, length)
+            clear_rows(work, TOTAL, 0, 2, length)
         while done < stop:
             run = least(stop - done, left)
             _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own, apart)
             done += run
             if done < stop:
                 here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
-        for k in range(2 if apart else 0):
-            add_run(work[BUFFER + k], 0, work[TOTAL + k], 0, length)
+        if apart:
+            add_rows(work, BUFFER, 0, work, TOTAL, 0, 2, length)
 
 
 @jit_inline
@@ -132,8 +132,7 @@ def sum_block(
         if not entry(geo, 1, MOVES):
             _lay_still(moving, geo, at[2], count, work)
     repeat(work, rows, width, partials * width)
-    for row in (TOTAL, TOTAL_OF_PRODUCTS):
-        fill(work[row], partials * width, work.dtype.type(0))
+    clear_rows(work, TOTAL, 0, 2, partials * width)
     places = scratch(4, PARTIALS * TILE_WIDTH, beside(apart, geo))
     if apart is not None:
         _find_places(geo, count, partials, places)
@@ -141,5 +140,4 @@ def sum_block(
     release(places)
     while partials > 1:  # a tree, the same for every width
         partials //= 2
-        for row in (TOTAL, TOTAL_OF_PRODUCTS):
-            add_run(work[row], partials * width, work[row], 0, partials * width)
+        add_rows(work, TOTAL, partials * width, work, TOTAL, 0, 2, partials * width)

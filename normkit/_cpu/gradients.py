@@ -32,18 +32,17 @@ from .geometry import (
 )
 from .indexing import entry, innermost, tile_of, tiles_of
 from .kernels import skip_all
-from .rows import add_run, multiply_run, spread_lanes
+from .rows import add_rows, clear_rows, copy_rows, multiply_run, spread_lanes
 from .standardize import apply_tile, lay_affine, load_sets, skipped
 from .sums import chunk_products, collect_lanes, partials_of
-from .vectors import copy_run, fence, fill, on_its_own, out_of_line, release, scratch
+from .vectors import fence, on_its_own, out_of_line, release, scratch
 
 
 @jit_inline
 def _keep(own: Any, sums: Any, first: int, count: int, todo: Any, work: Any) -> None:
     """The sums of a tile's sets put among all; in float64 only those of sets that are marked, if it is not for all."""
     if work.itemsize == 4 or todo.shape[0] == 0:
-        for row in range(2):
-            copy_run(own[row], 0, count, sums[row], first)
+        copy_rows(own, 0, 0, sums, 0, first, 2, count)
     else:
         for k in range(count):
             if not skipped(todo, first + k, work):
@@ -81,16 +80,13 @@ def backward(
             first, count, at = tile
             if skip_all(todo, first, count, work):
                 continue
-            for row in range(SET_RSTD + 1):
-                copy_run(sets[row], first, count, own[row], 0)
-            copy_run(sets[sets.shape[0] - 1], first, count, own[SET_GAIN], 0)
-            for row in range(SET_SHIFT, SET_SLOPE + 1):
-                fill(own[row], count, 0.0)
+            copy_rows(sets, 0, first, own, 0, 0, SET_RSTD + 1, count)
+            copy_rows(sets, sets.shape[0] - 1, first, own, SET_GAIN, 0, 1, count)
+            clear_rows(own, SET_SHIFT, 0, 2, count)
             for chunk in range(-(-entry(geo, 1, ROWS) // entry(geo, 0, PER_CHUNK))):
                 load_sets(sets, first, count, entry(geo, LANE, SIZE), False, work)
                 chunk_products(x, dy, (w,), geo, at, chunk, count, work, part, apart, totals[task])
-                for row in range(2):
-                    add_run(part[row], 0, own[SET_SHIFT + row], 0, count)
+                add_rows(part, 0, 0, own, SET_SHIFT, 0, 2, count)
             _keep(own[SET_SHIFT:], sums, first, count, todo, work)
             multiply_run(own[SET_SHIFT], shares[0], count)
             multiply_run(own[SET_SLOPE], shares[1], count)
@@ -130,9 +126,9 @@ def backward_columns(
         for index in range(start, stop):
             first, count, at = tile_of(geo, index)
             load_sets(sets, first, count, lanes, False, work)
-            copy_run(sets[sets.shape[0] - 1], first, count, work[GAIN], 0)
+            copy_rows(sets, sets.shape[0] - 1, first, work, GAIN, 0, 1, count)
             if lanes > 1:
-                spread_lanes(work[GAIN], count, lanes)
+                spread_lanes(work, GAIN, 1, count, lanes)
             if (at[2], count) != laid:
                 laid = (at[2], count)
                 lay_affine(w, geo, at[2], count, W, work[WEIGHT])

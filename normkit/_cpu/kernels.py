@@ -51,9 +51,10 @@ from .geometry import (
     Y,
 )
 from .indexing import chunk_of, entry, innermost, tile_of, tiles_of
+from .rows import copy_rows
 from .standardize import apply_tile, lay_affine, skipped, wild
 from .sums import chunk_moments, head_of, merge, partials_of
-from .vectors import copy_run, fence, least, on_its_own, out_of_line, release, scratch
+from .vectors import fence, least, on_its_own, out_of_line, release, scratch
 
 
 @jit_inline
@@ -100,7 +101,7 @@ def forward(
         if work.itemsize == 8 and skip_all(todo, first, count, work):
             continue
         n = chunk_moments(x, geo, at, 0, count, work, own[MEAN], own[M2], apart)
-        copy_run(work[ORIGIN], 0, count, own[CHUNK_ORIGIN], 0)
+        copy_rows(work, ORIGIN, 0, own, CHUNK_ORIGIN, 0, 1, count)
         for chunk in range(1, -(-entry(geo, 1, ROWS) // entry(geo, 0, PER_CHUNK))):
             n_b = chunk_moments(x, geo, at, chunk, count, work, own[CHUNK_MEAN], own[CHUNK_M2], apart)
             for k in range(count):

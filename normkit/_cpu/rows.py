@@ -2,51 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from . import formulas
+from .buffers import HIGH, LOW, MEAN, MEAN_LOW, RSTD, SET_RSTD
 from .loops import loop
 from .registers import fold, splat
 from .simd import STEP, Elements, Mask, Table, primitive
 
 
-@primitive
-def add_run(typingctx: Any, a: Any, o: Any, to: Any, p: Any, m: Any) -> Any:
-    """to[p + j] += a[o + j] for j in [0, m); `to` may be the wider of the two."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[2].dtype)
-        parts, totals = (Elements(context, builder, sig.args[k], args[k], wide).at(args[k + 1]) for k in (0, 2))
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            totals.store(j, builder.fadd(totals.load(j, count, mask), parts.load(j, count, mask)), mask=mask)
-
-        loop(builder, args[4], emit)
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, to, types.intp, types.intp), codegen
+@contextmanager
+def _each(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
+    """A loop over [0, count)."""
+    with cgutils.for_range_slice(builder, count.type(0), count, count.type(1), count.type) as (k, _):
+        yield k
 
 
-@primitive
-def subtract_high(typingctx: Any, mean: Any, low: Any, o: Any, high: Any, m: Any, to: Any) -> Any:
-    """to[j] = (mean[o + j] - high[j]) + low[o + j] for j in [0, m), in float64: the low part of a centre."""
+def _each_pair(
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: ir.Type, change: Callable[..., tuple[Elements, ir.Value]]
+) -> None:
+    """For all elements of some rows of two tables: `change`, given (row, row, j, count, mask), says which is set, and to what.
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = ir.DoubleType()
-        means, lows = (Elements(context, builder, sig.args[k], args[k], wide).at(args[2]) for k in (0, 1))
-        highs, result = (Elements(context, builder, sig.args[k], args[k], wide) for k in (3, 5))
+    args: table, row, offset of the one; the same of the other; rows; elements of each.
+    """
+    tables = [(Table(context, builder, sig.args[k], args[k], wide), *args[k + 1 : k + 3]) for k in (0, 3)]
+    with _each(builder, args[6]) as k:
+        lines = [table.row(builder.add(row, k)).at(offset) for table, row, offset in tables]
 
         def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            rest = builder.fsub(means.load(j, count, mask), highs.load(j, count, mask))
-            result.store(j, builder.fadd(rest, lows.load(j, count, mask)), mask=mask)
+            line, value = change(*lines, j, count, mask)
+            line.store(j, value, mask=mask)
 
-        loop(builder, args[4], emit)
+        loop(builder, args[7], emit)
+
+
+@primitive
+def add_rows(typingctx: Any, a: Any, row: Any, o: Any, to: Any, row_to: Any, p: Any, rows: Any, m: Any) -> Any:
+    """to[row_to + k, p + j] += a[row + k, o + j] for k in [0, rows) and j in [0, m); `to` may be the wider of the two."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        def change(part: Elements, total: Elements, *at: Any) -> tuple[Elements, ir.Value]:
+            return total, builder.fadd(total.load(*at), part.load(*at))
+
+        _each_pair(context, builder, sig, args, context.get_value_type(sig.args[3].dtype), change)
         return context.get_dummy_value()
 
-    return types.void(mean, low, types.intp, high, types.intp, to), codegen
+    index = types.intp
+    return types.void(a, index, index, to, index, index, index, index), codegen
+
+
+@primitive
+def copy_rows(typingctx: Any, a: Any, row: Any, o: Any, to: Any, row_to: Any, p: Any, rows: Any, m: Any) -> Any:
+    """to[row_to + k, p + j] = a[row + k, o + j] for k in [0, rows) and j in [0, m), converted."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        double = types.float64 in (sig.args[0].dtype, sig.args[3].dtype)
+        wide = ir.DoubleType() if double else ir.FloatType()
+        _each_pair(context, builder, sig, args, wide, lambda line, other, *at: (other, line.load(*at)))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(a, index, index, to, index, index, index, index), codegen
+
+
+@primitive
+def clear_rows(typingctx: Any, a: Any, row: Any, o: Any, rows: Any, m: Any) -> Any:
+    """a[row + k, o + j] = 0 for k in [0, rows) and j in [0, m)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, (_, row, o, rows, m) = Table(context, builder, sig.args[0], args[0]), args
+        zero = ir.Constant(table.start.wide, 0.0)
+        with _each(builder, rows) as k:
+            line = table.row(builder.add(row, k)).at(o)
+            loop(builder, m, lambda j, count, mask: line.store(j, splat(builder, zero, count), mask=mask))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(a, index, index, index, index), codegen
+
+
+@primitive
+def lay_centres(typingctx: Any, sets: Any, first: Any, m: Any, work: Any) -> Any:
+    """Rows HIGH, LOW and RSTD of work: the centre in two parts, and the scale, of m sets from `first` on."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        given, to = (Table(context, builder, sig.args[k], args[k]) for k in (0, 3))
+        intp, wide = args[1].type, to.start.wide
+        sources = [given.row(intp(row)).at(args[1]) for row in (MEAN, MEAN_LOW, SET_RSTD)]
+        results = [to.row(intp(row)) for row in (HIGH, LOW, RSTD)]
+
+        def emit(j: ir.Value, count: int, mask: Mask) -> None:
+            mean, low, scale = (source.load(j, count, mask) for source in sources)
+            for result, values in zip(results, formulas.in_accumulator(builder, mean, low, scale, wide), strict=True):
+                result.store(j, values, mask=mask)
+
+        loop(builder, args[2], emit)
+        return context.get_dummy_value()
+
+    return types.void(sets, types.intp, types.intp, work), codegen
 
 
 @primitive
@@ -69,41 +128,46 @@ def multiply_run(typingctx: Any, a: Any, by: Any, m: Any) -> Any:
 
 
 @primitive
-def fold_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
-    """a[k] = the sum of a[k * lanes : (k + 1) * lanes] for k in [0, sets): vectors of them are added up, then their lanes."""
+def fold_lanes(typingctx: Any, a: Any, row: Any, rows: Any, sets: Any, lanes: Any) -> Any:
+    """line[k] = the sum of line[k * lanes : (k + 1) * lanes] for k in [0, sets), in rows of a.
+
+    Vectors of them are added up, then their lanes.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
-        values = Elements(context, builder, sig.args[0], args[0], wide)
+        table, (_, row, rows, sets, lanes) = Table(context, builder, sig.args[0], args[0]), args
+        wide = table.start.wide
         slot = cgutils.alloca_once(builder, ir.VectorType(wide, STEP))
-        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (k, _):
-            own = values.at(builder.mul(k, args[2]))
+        with _each(builder, rows) as line, _each(builder, sets) as k:
+            values = table.row(builder.add(row, line))
+            own = values.at(builder.mul(k, lanes))
             builder.store(splat(builder, ir.Constant(wide, 0.0), STEP), slot)
 
             def emit(j: ir.Value, count: int, mask: Mask) -> None:
                 builder.store(builder.fadd(builder.load(slot), own.load(j, count, mask)), slot)
 
-            loop(builder, args[2], emit)
+            loop(builder, lanes, emit)
             values.store(k, fold(builder, builder.load(slot)))
         return context.get_dummy_value()
 
-    return types.void(a, types.intp, types.intp), codegen
+    index = types.intp
+    return types.void(a, index, index, index, index), codegen
 
 
 @primitive
-def spread_lanes(typingctx: Any, a: Any, sets: Any, lanes: Any) -> Any:
-    """a[k * lanes : (k + 1) * lanes] = a[k] for k in [0, sets), the last one first."""
+def spread_lanes(typingctx: Any, a: Any, row: Any, rows: Any, sets: Any, lanes: Any) -> Any:
+    """line[k * lanes : (k + 1) * lanes] = line[k] for k in [0, sets), the last one first, in rows of a."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide, intp = context.get_value_type(sig.args[0].dtype), args[1].type
-        values = Elements(context, builder, sig.args[0], args[0], wide)
-        with cgutils.for_range_slice(builder, intp(0), args[1], intp(1), intp) as (back, _):
-            k = builder.sub(builder.sub(args[1], back), intp(1))
-            number, own = values.load(k, 1), values.at(builder.mul(k, args[2]))
-            loop(builder, args[2], lambda j, count, mask: own.store(j, splat(builder, number, count), mask=mask))
+        table, (_, row, rows, sets, lanes) = Table(context, builder, sig.args[0], args[0]), args
+        with _each(builder, rows) as line, _each(builder, sets) as back:
+            values, k = table.row(builder.add(row, line)), builder.sub(builder.sub(sets, back), sets.type(1))
+            number, own = values.load(k, 1), values.at(builder.mul(k, lanes))
+            loop(builder, lanes, lambda j, count, mask: own.store(j, splat(builder, number, count), mask=mask))
         return context.get_dummy_value()
 
-    return types.void(a, types.intp, types.intp), codegen
+    index = types.intp
+    return types.void(a, index, index, index, index), codegen
 
 
 @primitive

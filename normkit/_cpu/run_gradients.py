@@ -12,7 +12,7 @@ from .compile import jit, jit_inline
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, lined_up, set_origin, tiles_of
 from .lanes import ALONG
-from .rows import add_run
+from .rows import add_rows
 from .run_products import FLUSH_SETS, clear, sum_products, weighed
 from .runs import apply_set, centre_of
 from .standardize import skipped
@@ -30,9 +30,7 @@ def _rest_of(sets: Any, k: int, s: float, q: float, shares: Any, real: Any) -> A
 @jit_inline
 def _flush(collected: Any, total: Any) -> None:
     """Add what float32 has collected to the totals."""
-    width = collected.shape[1]
-    for row in range(2 if width > 0 else 0):
-        add_run(collected[row], 0, total[row], 0, width)
+    add_rows(collected, 0, 0, total, 0, 0, 2, collected.shape[1])
     clear(collected)
 
 

@@ -11,11 +11,11 @@ from .compile import jit, jit_inline
 from .geometry import BLOCK, CHUNK, DY, LANE, MODE, PIECE, ROWS, WALK
 from .indexing import entry, innermost, lined_up, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
-from .rows import add_run
+from .rows import add_rows, clear_rows
 from .runs import centre_of
 from .standardize import skipped
 from .strips import SIDE, sum_runs
-from .vectors import fill, least, out_of_line, read, release, scratch
+from .vectors import least, out_of_line, read, release, scratch
 
 FLUSH_SETS = 16  # roundings in a row of float32 sums over sets, before they are added up in float64
 
@@ -34,10 +34,10 @@ def weighed(moving: Any, o: int, along: Any, s: Any, q: Any) -> Any:
 @jit_inline
 def _collect(sums: Any, count: int, o: int, step: int, total: Any) -> None:
     """Add the sums of `count` runs to those of their elements of the weight, at o and every `step` from there."""
-    for row in range(2):
-        if step == 1:
-            add_run(sums[row], 0, total[row], o, count)
-        else:
+    if step == 1:
+        add_rows(sums, 0, 0, total, 0, o, 2, count)
+    else:
+        for row in range(2):
             for k in range(count):
                 total[row, o + k * step] += np.float64(sums[row, k])
 
@@ -85,8 +85,7 @@ def sum_products(
 @jit_inline
 def clear(collected: Any) -> None:
     """Set what is collected to zero."""
-    for row in range(2):
-        fill(collected[row], collected.shape[1], collected.dtype.type(0))
+    clear_rows(collected, 0, 0, 2, collected.shape[1])
 
 
 @jit
@@ -163,8 +162,7 @@ def partial_pieces(
                     sums = sum_products(x, dy, moving, geo, at, i, stop, centre, collected, base, total, part, line)
                     partials[i // BLOCK, 0, k], partials[i // BLOCK, 1, k] = sums
             if (k + 1) % FLUSH_SETS == 0 or k + 1 == n_sets:
-                for row in range(2 if totals.shape[2] > 0 else 0):
-                    add_run(collected[row], 0, total[row], base, last - first)
+                add_rows(collected, 0, 0, total, 0, base, 2, last - first if collected.shape[1] > 0 else 0)
                 clear(collected)
     release(collected)
     release(part)

@@ -131,17 +131,21 @@ class Elements:
 
 
 class Table:
-    """The rows of a two-dimensional array, inside an intrinsic; in its own dtype, or as numbers of type `wide`."""
+    """The rows of an array, inside an intrinsic, in its own dtype or as numbers of type `wide`; of a flat one there is one."""
 
     def __init__(
         self, context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value, wide: ir.Type | None = None
     ) -> None:
         self.builder = builder
         self.start = Elements(context, builder, kind, value, wide or context.get_value_type(kind.dtype))
-        self.length = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape, 2)[1]
+        array = context.make_array(kind)(context, builder, value)
+        self.length = self.step = cgutils.unpack_tuple(builder, array.shape, kind.ndim)[-1]
+        if kind.layout != "C":  # some columns of a wider one
+            stride = cgutils.unpack_tuple(builder, array.strides, kind.ndim)[0]
+            self.step = builder.sdiv(stride, stride.type(self.start.size))
 
     def row(self, index: ir.Value) -> Elements:
-        return self.start.at(self.builder.mul(self.length, index))
+        return self.start.at(self.builder.mul(self.step, index))
 
 
 class Integers:

@@ -13,11 +13,8 @@ from .buffers import (
     GAIN,
     HIGH,
     LOW,
-    MEAN,
-    MEAN_LOW,
     ROW,
     RSTD,
-    SET_RSTD,
     SET_SHIFT,
     SHIFT,
     SLOPE,
@@ -28,7 +25,7 @@ from .finish import some_marked
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, MEMORY, NEAR, PAST, REDUCED, B, W, X, Y
 from .indexing import advance, entry, gather, innermost, position
 from .periods import PERIOD_LENGTH, apply_period, period_of
-from .rows import repeat, spread_lanes, subtract_high
+from .rows import copy_rows, lay_centres, repeat, spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 
 # Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
@@ -50,18 +47,14 @@ def wild(mean: float, rstd: float) -> bool:
 
 @jit_part
 def load_sets(sets: Any, first: int, count: int, lanes: int, gradient: bool, work: Any) -> None:
-    """The numbers of `count` sets, for each of their lanes. The centre has two parts: x - high is exact near the mean."""
+    """The numbers of `count` sets, for each of their lanes."""
     out_of_line()
-    copy_run(sets[MEAN], first, count, work[HIGH], 0)
-    copy_run(sets[SET_RSTD], first, count, work[RSTD], 0)
-    subtract_high(sets[MEAN], sets[MEAN_LOW], first, work[HIGH], count, work[LOW])
-    for row in range(3 if gradient else 0):
-        copy_run(sets[SET_SHIFT + row], first, count, work[SHIFT + row], 0)
+    more = GAIN + 1 - SHIFT if gradient else 0
+    lay_centres(sets, first, count, work)
+    copy_rows(sets, SET_SHIFT, first, work, SHIFT, 0, more, count)
     if lanes > 1:
-        for row in range(RSTD + 1):
-            spread_lanes(work[row], count, lanes)
-        for row in range(SHIFT, GAIN + 1 if gradient else SHIFT):
-            spread_lanes(work[row], count, lanes)
+        spread_lanes(work, HIGH, RSTD + 1 - HIGH, count, lanes)
+        spread_lanes(work, SHIFT, more, count, lanes)
 
 
 @jit_part

@@ -17,8 +17,8 @@ from .finish import some_cancel
 from .formulas import about_pivot, cancels
 from .geometry import BLOCK_STRIPS, CENTER, HEAD, KEPT, LANE, MOVES, PARTIALS, SIZE, STRIP_ROWS, W, X
 from .indexing import chunk_of, entry, gather, innermost
-from .rows import add_run, fold_lanes, multiply_run, spread_lanes
-from .vectors import copy_run, fill, least, most, on_its_own, out_of_line
+from .rows import add_rows, clear_rows, copy_rows, fold_lanes, multiply_run, spread_lanes
+from .vectors import least, most, on_its_own, out_of_line
 
 
 @jit_inline
@@ -47,10 +47,10 @@ def head_of(lanes: int, rows: int) -> Any:
 def collect_lanes(work: Any, geo: Any, o: int, count: int, own: Any) -> None:
     """Add the sums of every lane to those of its element of the weight, the first at o."""
     lanes, step, lane_step = entry(geo, LANE, SIZE), entry(geo, innermost(geo, KEPT), W), entry(geo, LANE, W)
-    for row in range(2):
-        if (count == 1 or step == lanes) and (lanes == 1 or lane_step == 1):
-            add_run(work[TOTAL + row], 0, own[row], o, count * lanes)
-        else:
+    if (count == 1 or step == lanes) and (lanes == 1 or lane_step == 1):
+        add_rows(work, TOTAL, 0, own, 0, o, 2, count * lanes)
+    else:
+        for row in range(2):
             for k in range(count):
                 for r in range(lanes):
                     own[row, o + k * step + r * lane_step] += np.float64(work[TOTAL + row, k * lanes + r])
@@ -78,19 +78,17 @@ def chunk_products(
     lanes, still = entry(geo, LANE, SIZE), entry(geo, 1, MOVES) == 0
     partials = partials_of(lanes)
     (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
-    for k in range(count):
-        sums[0, k], sums[1, k] = 0.0, 0.0
+    clear_rows(sums, 0, 0, 2, count)
     for i in range(first, last, block):
         sum_block(x, dy, moving, geo, at, i, least(block, last - i), count, partials, work, apart, own)
         if still and own.shape[1] > 0:
             collect_lanes(work, geo, at[2], count, own)
-        for row in range(2):
-            total = work[TOTAL + row]
-            if still and len(moving) == 1:
-                multiply_run(total, work[WEIGHT], count * lanes)
-            if lanes > 1:
-                fold_lanes(total, count, lanes)
-            add_run(total, 0, sums[row], 0, count)
+        if still and len(moving) == 1:
+            for row in range(2):
+                multiply_run(work[TOTAL + row], work[WEIGHT], count * lanes)
+        if lanes > 1:
+            fold_lanes(work, TOTAL, 2, count, lanes)
+        add_rows(work, TOTAL, 0, sums, 0, 0, 2, count)
 
 
 @jit_inline
@@ -143,9 +141,9 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     lanes, center = entry(geo, LANE, SIZE), entry(geo, 1, CENTER) != 0
     partials = partials_of(lanes)
     (first, last), block = chunk_of(geo, chunk), partials * STRIP_ROWS * BLOCK_STRIPS
-    fill(mean, count, 0.0)
-    fill(m2, count, 0.0)
-    fill(work[ORIGIN], count, work.dtype.type(0))
+    clear_rows(mean, 0, 0, 1, count)
+    clear_rows(m2, 0, 0, 1, count)
+    clear_rows(work, ORIGIN, 0, 1, count)
     if center:
         _first_elements(x, geo, at[0], count, work[ORIGIN])
     i, m = first, least(block, last - first)
@@ -155,27 +153,25 @@ def chunk_moments(x: Any, geo: Any, at: Any, chunk: int, count: int, work: Any, 
     while i < last:
         if phase != 2:
             _set_pivots(work, mean, count)
-        copy_run(work[SET_PIVOT], 0, count, work[PIVOT], 0)
+        copy_rows(work, SET_PIVOT, 0, work, PIVOT, 0, 1, count)
         if lanes > 1:
-            spread_lanes(work[PIVOT], count, lanes)
+            spread_lanes(work, PIVOT, 1, count, lanes)
         sum_block(x, None, None, geo, at, i, m, count, 1 if phase == 0 else partials, work, apart, None)
         if lanes > 1:
-            fold_lanes(work[TOTAL], count, lanes)
-            if phase > 0:
-                fold_lanes(work[TOTAL_OF_PRODUCTS], count, lanes)
+            fold_lanes(work, TOTAL, 2, count, lanes)
         if phase == 0:
-            copy_run(work[TOTAL], 0, count, mean, 0)
+            copy_rows(work, TOTAL, 0, mean, 0, 0, 1, count)
             multiply_run(mean, 1.0 / (m * lanes), count)
             phase, m = 1, least(block, last - i)
         elif phase == 1 and _move_pivots(work, count, m * lanes):
             phase = 2
         elif not center:
-            add_run(work[TOTAL_OF_PRODUCTS], 0, m2, 0, count)
+            add_rows(work, TOTAL_OF_PRODUCTS, 0, m2, 0, 0, 1, count)
             i += m
             m = least(block, last - i)
         else:
             if i == first:  # near the mean, whatever the first element is
-                copy_run(work[SET_PIVOT], 0, count, work[ORIGIN], 0)
+                copy_rows(work, SET_PIVOT, 0, work, ORIGIN, 0, 1, count)
             _merge_block(work, mean, m2, count, (i - first) * lanes, m * lanes)
             i += m
             phase, m = 3, least(block, last - i)

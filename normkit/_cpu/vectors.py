@@ -1,4 +1,4 @@
-"""Primitives that move elements: read, write, copy, fill; and how a kernel is compiled."""
+"""Primitives that move elements: read, write, copy; and how a kernel is compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
 from .loops import loop
-from .registers import splat
 from .simd import CACHE_LINE, Elements, Mask, primitive
 
 _BYTES = ir.IntType(8).as_pointer()
@@ -132,18 +131,6 @@ def copy_run(typingctx: Any, x: Any, o: Any, m: Any, y: Any, p: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, types.intp, types.intp, y, types.intp), codegen
-
-
-@primitive
-def fill(typingctx: Any, a: Any, m: Any, value: Any) -> Any:
-    """a[j] = value for j in [0, m)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        values = Elements(context, builder, sig.args[0], args[0], context.get_value_type(sig.args[0].dtype))
-        loop(builder, args[1], lambda j, count, mask: values.store(j, splat(builder, args[2], count), mask=mask))
-        return context.get_dummy_value()
-
-    return types.void(a, types.intp, a.dtype), codegen
 
 
 @primitive
