@@ -9,6 +9,7 @@ from .compile import jit_inline, jit_part
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
 from .indexing import advance, entry, gather, innermost, position
 from .lanes import ALONG, TABLE, accumulate
+from .partials import fewer
 from .rows import add_rows, clear_rows, copy_rows, repeat
 from .vectors import beside, least, out_of_line, release, scratch
 
@@ -102,18 +103,6 @@ def _sum_strips(
                 here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
         if apart:
             add_rows(work, BUFFER, 0, work, TOTAL, 0, 2, length)
-
-
-@jit_inline
-def fewer(partials: int, m: int) -> Any:
-    """Few positions take few partial sums: as many as add STRIP_ROWS each.
-
-    Instance norm of channels-last (64, 256, 3, 3) takes 89 us so, 120 in 8; batch norm of 16 x 40,000 232 and 298 (two threads,
-    Zen 4, 2026-11).
-    """
-    while partials > 1 and m <= partials // 2 * STRIP_ROWS:
-        partials //= 2
-    return partials
 
 
 @jit_part

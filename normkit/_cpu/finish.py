@@ -62,6 +62,23 @@ def some_marked(typingctx: Any, todo: Any, first: Any, m: Any) -> Any:
     return types.boolean(todo, types.intp, types.intp), codegen
 
 
+@primitive
+def skipped(typingctx: Any, todo: Any, k: Any, work: Any) -> Any:
+    """Whether set k is not for this pass: marked, in float32; not marked, in float64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        marks = context.make_array(sig.args[0])(context, builder, args[0])
+        found = cgutils.alloca_once_value(builder, cgutils.false_bit)
+        with builder.if_then(builder.icmp_signed(">", marks.nitems, args[1].type(0))):
+            if context.enable_boundscheck:
+                cgutils.do_boundscheck(context, builder, args[1], marks.nitems)
+            mark = builder.load(builder.gep(marks.data, [args[1]]))
+            builder.store(builder.icmp_signed("!=" if sig.args[2].dtype == types.float32 else "==", mark, mark.type(0)), found)
+        return builder.load(found)
+
+    return types.boolean(todo, types.intp, work), codegen
+
+
 def mark(builder: ir.IRBuilder, marks: Elements, j: ir.Value, lost: ir.Value, marked: ir.Value) -> None:
     """Mark the sets, from j on, of a mask, and count them."""
     bits = bits_of(builder, lost)

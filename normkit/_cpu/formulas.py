@@ -84,6 +84,21 @@ def in_accumulator(builder: ir.IRBuilder, mean: ir.Value, low: ir.Value, scale: 
 
 
 @primitive
+def merge(typingctx: Any, mean: Any, m2: Any, n: Any, mean_b: Any, m2_b: Any, n_b: Any) -> Any:
+    """Mean and M2 of two parts together, the first of which may be empty (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        mean, m2, n, mean_b, m2_b, n_b = args
+        delta, share = builder.fsub(mean_b, mean), builder.fdiv(n_b, builder.fadd(n, n_b))
+        more = builder.fmul(builder.fmul(delta, delta), builder.fmul(n, share))
+        both = [builder.fadd(mean, builder.fmul(delta, share)), builder.fadd(m2, builder.fadd(m2_b, more))]
+        empty = builder.fcmp_ordered("==", n, n.type(0.0))
+        return cgutils.pack_array(builder, [builder.select(empty, *pair) for pair in zip((mean_b, m2_b), both, strict=True)])
+
+    return types.UniTuple(_NUMBER, 2)(*[_NUMBER] * 6), codegen
+
+
+@primitive
 def about_pivot(typingctx: Any, s: Any, q: Any, share: Any, pivot: Any, origin: Any) -> Any:
     """Mean (relative to origin) and M2 of 1 / share elements from their sums about a pivot."""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blocks import fewer
 from .buffers import GAIN, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOPE, WEIGHT, WORK_ROWS
 from .column_gradients import pull_columns
 from .compile import jit, jit_inline
+from .finish import skipped
 from .geometry import (
     APPLY_ROWS,
     COLUMNS_KEPT,
@@ -32,9 +32,10 @@ from .geometry import (
 )
 from .indexing import entry, innermost, tile_of, tiles_of
 from .kernels import skip_all
+from .partials import fewer, partials_of
 from .rows import add_rows, clear_rows, copy_rows, multiply_run, spread_lanes
-from .standardize import apply_tile, lay_affine, load_sets, skipped
-from .sums import chunk_products, collect_lanes, partials_of
+from .standardize import apply_tile, lay_affine, load_sets
+from .sums import chunk_products, collect_lanes
 from .vectors import fence, on_its_own, out_of_line, release, scratch
 
 

@@ -9,13 +9,14 @@ from numba import types
 from numba.core import cgutils
 
 from .compile import jit_inline
-from .geometry import BLOCK, KEPT, PER_CHUNK, PER_TASK, ROWS, SIZE, TILE, TILES, B, W, X, Y
+from .geometry import APPLY_LANES, BLOCK, KEPT, PER_CHUNK, PER_TASK, REDUCED, ROWS, SIZE, TILE, TILES, B, W, X, Y
 from .loops import loop
-from .registers import splat
+from .registers import smaller, splat
 from .simd import Elements, Integers, primitive
 from .vectors import least
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
+_PAIR = types.UniTuple(types.intp, 2)
 
 
 def _further(builder: ir.IRBuilder, geo: Integers, at: list[ir.Value], row: ir.Value, steps: ir.Value) -> list[ir.Value]:
@@ -49,6 +50,13 @@ def _placed(
         go(first, builder.load(outer))
     steps = builder.load(within)
     return _further(builder, geo, [builder.load(slot) for slot in offsets], inner, steps), builder.sub(run, steps)
+
+
+def _set_origin(builder: ir.IRBuilder, geo: Integers, k: ir.Value) -> list[ir.Value]:
+    """Offsets of x, y, weight and bias at the first element of set k."""
+    intp = k.type
+    start, inner = [geo.at(intp(2), intp(column)) for column in (X, Y, W, B)], _innermost(builder, geo, intp(KEPT))
+    return _placed(builder, geo, intp(KEPT), inner, start, k)[0]
 
 
 def _innermost(builder: ir.IRBuilder, geo: Integers, kind: ir.Value) -> ir.Value:
@@ -104,9 +112,9 @@ def set_origin(typingctx: Any, geo: Any, k: Any) -> Any:
     """Offsets of x, y, weight and bias at the first element of set k."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        table, intp = Integers(context, builder, sig.args[0], args[0]), args[1].type
-        start, inner = [table.at(intp(2), intp(column)) for column in (X, Y, W, B)], _innermost(builder, table, intp(KEPT))
-        return context.make_tuple(builder, _FOUR, _placed(builder, table, intp(KEPT), inner, start, args[1])[0])
+        return context.make_tuple(
+            builder, _FOUR, _set_origin(builder, Integers(context, builder, sig.args[0], args[0]), args[1])
+        )
 
     return _FOUR(geo, types.intp), codegen
 
@@ -151,27 +159,63 @@ def steps_of(geo: Any, kind: int) -> Any:
     return entry(geo, row, X), entry(geo, row, Y), entry(geo, row, W), entry(geo, row, B)
 
 
-@jit_inline
-def chunk_of(geo: Any, chunk: int) -> Any:
+@primitive
+def chunk_of(typingctx: Any, geo: Any, chunk: Any) -> Any:
     """The positions of a chunk of a set, from the first to that after the last."""
-    size = entry(geo, 0, PER_CHUNK)
-    return chunk * size, least(entry(geo, 1, ROWS), (chunk + 1) * size)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, intp = Integers(context, builder, sig.args[0], args[0]), args[1].type
+        size, rows = table.at(intp(0), intp(PER_CHUNK)), table.at(intp(1), intp(ROWS))
+        first = builder.mul(args[1], size)
+        return cgutils.pack_array(builder, [first, smaller(builder, rows, builder.add(first, size))])
+
+    return _PAIR(geo, types.intp), codegen
 
 
-@jit_inline
-def tile_of(geo: Any, tile: int) -> Any:
+@primitive
+def tile_of(typingctx: Any, geo: Any, tile: Any) -> Any:
     """(index of the first set, number of sets, offsets of x, y, weight, bias) of a tile."""
-    width, inner = entry(geo, 1, TILE), entry(geo, innermost(geo, KEPT), SIZE)
-    per_row = -(-inner // width)
-    outer = tile // per_row
-    start = (tile - outer * per_row) * width
-    return outer * inner + start, least(width, inner - start), set_origin(geo, outer * inner + start)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, tile = Integers(context, builder, sig.args[0], args[0]), args[1]
+        intp = tile.type
+        width, inner = table.at(intp(1), intp(TILE)), table.at(_innermost(builder, table, intp(KEPT)), intp(SIZE))
+        per_row = builder.udiv(builder.add(inner, builder.sub(width, intp(1))), width)
+        outer = builder.udiv(tile, per_row)
+        start = builder.mul(builder.sub(tile, builder.mul(outer, per_row)), width)
+        first = builder.add(builder.mul(outer, inner), start)
+        at = context.make_tuple(builder, _FOUR, _set_origin(builder, table, first))
+        return context.make_tuple(builder, sig.return_type, [first, smaller(builder, width, builder.sub(inner, start)), at])
+
+    return types.Tuple([types.intp, types.intp, _FOUR])(geo, types.intp), codegen
 
 
-@jit_inline
-def tiles_of(geo: Any, begin: int, end: int) -> Any:
+@primitive
+def tiles_of(typingctx: Any, geo: Any, begin: Any, end: Any) -> Any:
     """The tiles of tasks [begin, end): first and one past the last."""
-    return begin * entry(geo, 1, PER_TASK), least(end * entry(geo, 1, PER_TASK), entry(geo, 2, TILES))
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, intp = Integers(context, builder, sig.args[0], args[0]), args[1].type
+        size, tiles = table.at(intp(1), intp(PER_TASK)), table.at(intp(2), intp(TILES))
+        first, last = (builder.mul(task, size) for task in args[1:])
+        return cgutils.pack_array(builder, [first, smaller(builder, last, tiles)])
+
+    return _PAIR(geo, types.intp, types.intp), codegen
+
+
+@primitive
+def stands_still(typingctx: Any, geo: Any, count: Any, column: Any) -> Any:
+    """Whether a weight or bias is the same for all lanes of a position of `count` sets."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        table, (_, count, column) = Integers(context, builder, sig.args[0], args[0]), args
+        intp = count.type
+        step, along = (table.at(_innermost(builder, table, intp(kind)), column) for kind in (KEPT, REDUCED))
+        alone = [builder.icmp_signed("==", n, intp(1)) for n in (count, table.at(intp(1), intp(APPLY_LANES)))]
+        stays = [builder.icmp_signed("==", stride, intp(0)) for stride in (step, along)]
+        return builder.and_(*(builder.or_(*pair) for pair in zip(alone, stays, strict=True)))
+
+    return types.boolean(geo, types.intp, types.intp), codegen
 
 
 def _read_row(builder: ir.IRBuilder, line: Elements, step: ir.Value, length: ir.Value, to: Elements) -> None:

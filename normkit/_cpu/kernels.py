@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import fewer
 from .buffers import (
     CHUNK_M2,
     CHUNK_MEAN,
@@ -28,8 +27,8 @@ from .buffers import (
 )
 from .columns import normalize_columns
 from .compile import jit, jit_inline
-from .finish import finish_tile
-from .formulas import loses_digits, two_parts
+from .finish import finish_tile, skipped
+from .formulas import loses_digits, merge, two_parts
 from .geometry import (
     APPLY_ROWS,
     CENTER,
@@ -51,9 +50,10 @@ from .geometry import (
     Y,
 )
 from .indexing import chunk_of, entry, innermost, tile_of, tiles_of
+from .partials import fewer, head_of, partials_of
 from .rows import copy_rows
-from .standardize import apply_tile, lay_affine, skipped, wild
-from .sums import chunk_moments, head_of, merge, partials_of
+from .standardize import apply_tile, lay_affine, wild
+from .sums import chunk_moments
 from .vectors import fence, least, on_its_own, out_of_line, release, scratch
 
 

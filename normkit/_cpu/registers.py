@@ -82,3 +82,8 @@ def some(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     """Whether a mask has any lane."""
     bits = bits_of(builder, lanes)
     return builder.icmp_unsigned("!=", bits, bits.type(0))
+
+
+def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The smaller of two integers."""
+    return builder.select(builder.icmp_signed("<", a, b), a, b)

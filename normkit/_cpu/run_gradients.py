@@ -9,13 +9,13 @@ import numpy as np
 from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
+from .finish import skipped
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
 from .indexing import entry, innermost, lined_up, set_origin, tiles_of
 from .lanes import ALONG
 from .rows import add_rows
 from .run_products import FLUSH_SETS, clear, sum_products, weighed
 from .runs import apply_set, centre_of
-from .standardize import skipped
 from .strips import SIDE, sum_run
 from .vectors import fence, least, out_of_line, release, scratch
 

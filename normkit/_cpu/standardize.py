@@ -21,9 +21,9 @@ from .buffers import (
     WEIGHT,
 )
 from .compile import jit_inline, jit_part
-from .finish import some_marked
+from .finish import skipped, some_marked
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, MEMORY, NEAR, PAST, REDUCED, B, W, X, Y
-from .indexing import advance, entry, gather, innermost, position
+from .indexing import advance, entry, gather, innermost, position, stands_still
 from .periods import PERIOD_LENGTH, apply_period, period_of
 from .rows import copy_rows, lay_centres, repeat, spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
@@ -31,12 +31,6 @@ from .vectors import beside, copy_run, least, most, out_of_line, pick, write
 # Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
 # norm of channels-last (16, 208, 1153) on one thread: 1.15 ms so, 1.33 of 1024 (Zen 4, 32 KiB of L1, 2026-11).
 _TOGETHER = 512
-
-
-@jit_inline
-def skipped(todo: Any, k: int, work: Any) -> Any:
-    """Whether set k is not for this pass: marked, in float32; not marked, in float64."""
-    return todo.shape[0] > 0 and (todo[k] != 0) == (work.itemsize == 4)
 
 
 @jit_part
@@ -96,13 +90,6 @@ def lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -
     gather(array, o, count, step, entry(geo, 1, APPLY_LANES), along, to)
 
 
-@jit_inline
-def _still(geo: Any, count: int, column: int) -> Any:
-    """Whether a weight or bias is the same for all lanes of a position."""
-    step, along = entry(geo, innermost(geo, KEPT), column), entry(geo, innermost(geo, REDUCED), column)
-    return ((count == 1) | (step == 0)) & ((entry(geo, 1, APPLY_LANES) == 1) | (along == 0))
-
-
 @jit_part
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
@@ -119,11 +106,11 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
     if dense and not varies:
         period = period_of(width) if m * width >= 4 * PERIOD_LENGTH else 0
         together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(_TOGETHER // width, m // 8))
-    splat = _still(geo, count, W)
+    splat = stands_still(geo, count, W)
     lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
     if b is not None:
-        splat &= _still(geo, count, B)
+        splat &= stands_still(geo, count, B)
         rows = BIAS + 1
         lay_affine(b, geo, at[3], count, B, work[BIAS])
     repeat(work, rows, width, together * width)

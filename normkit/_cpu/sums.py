@@ -15,32 +15,11 @@ from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .finish import some_cancel
 from .formulas import about_pivot, cancels
-from .geometry import BLOCK_STRIPS, CENTER, HEAD, KEPT, LANE, MOVES, PARTIALS, SIZE, STRIP_ROWS, W, X
+from .geometry import BLOCK_STRIPS, CENTER, KEPT, LANE, MOVES, SIZE, STRIP_ROWS, W, X
 from .indexing import chunk_of, entry, gather, innermost
+from .partials import head_of, partials_of
 from .rows import add_rows, clear_rows, copy_rows, fold_lanes, multiply_run, spread_lanes
-from .vectors import least, most, on_its_own, out_of_line
-
-
-@jit_inline
-def merge(mean: float, m2: float, n: float, mean_b: float, m2_b: float, n_b: float) -> Any:
-    """Mean and M2 of two parts together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
-    if n == 0:
-        return mean_b, m2_b
-    delta = mean_b - mean
-    share = n_b / (n + n_b)
-    return mean + delta * share, m2 + (m2_b + delta * delta * (n * share))
-
-
-@jit_inline
-def partials_of(lanes: int) -> Any:
-    """Partial sums of a lane: a set of many lanes has as many sums already."""
-    return most(1, PARTIALS // lanes)
-
-
-@jit_inline
-def head_of(lanes: int, rows: int) -> Any:
-    """Positions of a set whose mean is the first pivot."""
-    return least(most(1, HEAD // lanes), rows)
+from .vectors import least, on_its_own, out_of_line
 
 
 @jit_inline

@@ -11,6 +11,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
 from .loops import loop
+from .registers import smaller
 from .simd import CACHE_LINE, Elements, Mask, primitive
 
 _BYTES = ir.IntType(8).as_pointer()
@@ -138,7 +139,7 @@ def least(typingctx: Any, a: Any, b: Any) -> Any:
     """The smaller of two integers. Python's `min` and `max`, which Numba compiles as functions, take 0.3 s of a first call."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.select(builder.icmp_signed("<", *args), *args)
+        return smaller(builder, *args)
 
     return types.intp(types.intp, types.intp), codegen
 
