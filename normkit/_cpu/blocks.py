@@ -6,8 +6,9 @@ from typing import Any
 
 from .buffers import BUFFER, HIGH, PIVOT, RSTD, TOTAL, WEIGHT
 from .compile import jit_inline, jit_part
+from .gathering import gather
 from .geometry import DY, KEPT, LANE, MODE, MOVES, PARTIALS, ROWS, SIZE, STRIP_ROWS, TILE_WIDTH, WALK, W, X
-from .indexing import advance, entry, gather, innermost, position
+from .indexing import advance, entry, innermost, position
 from .lanes import ALONG, TABLE, accumulate
 from .partials import fewer
 from .rows import add_rows, clear_rows, copy_rows, repeat

@@ -1,4 +1,4 @@
-"""Where things are: tiles, sets and positions from the packed geometry, and reading strided elements into a buffer."""
+"""Where things are: tiles, sets and positions from the packed geometry."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from numba import types
 from numba.core import cgutils
 
 from .compile import jit_inline
-from .geometry import APPLY_LANES, BLOCK, KEPT, PER_CHUNK, PER_TASK, REDUCED, ROWS, SIZE, TILE, TILES, B, W, X, Y
-from .loops import loop
-from .registers import smaller, splat
-from .simd import Elements, Integers, primitive
+from .geometry import APPLY_LANES, KEPT, PER_CHUNK, PER_TASK, REDUCED, ROWS, SIZE, TILE, TILES, B, W, X, Y
+from .registers import smaller
+from .simd import Integers, primitive
 from .vectors import least
 
 _FOUR = types.UniTuple(types.intp, 4)  # offsets in x, y, weight, and bias or dy
@@ -55,11 +54,11 @@ def _placed(
 def _set_origin(builder: ir.IRBuilder, geo: Integers, k: ir.Value) -> list[ir.Value]:
     """Offsets of x, y, weight and bias at the first element of set k."""
     intp = k.type
-    start, inner = [geo.at(intp(2), intp(column)) for column in (X, Y, W, B)], _innermost(builder, geo, intp(KEPT))
+    start, inner = [geo.at(intp(2), intp(column)) for column in (X, Y, W, B)], innermost_of(builder, geo, intp(KEPT))
     return _placed(builder, geo, intp(KEPT), inner, start, k)[0]
 
 
-def _innermost(builder: ir.IRBuilder, geo: Integers, kind: ir.Value) -> ir.Value:
+def innermost_of(builder: ir.IRBuilder, geo: Integers, kind: ir.Value) -> ir.Value:
     """The row of the innermost segment of a kind: before the first one of the next."""
     one = kind.type(1)
     return builder.sub(geo.at(kind.type(0), builder.add(kind, one)), one)
@@ -87,7 +86,7 @@ def innermost(typingctx: Any, geo: Any, kind: Any) -> Any:
     """The row of the innermost segment of a kind."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _innermost(builder, Integers(context, builder, sig.args[0], args[0]), args[1])
+        return innermost_of(builder, Integers(context, builder, sig.args[0], args[0]), args[1])
 
     return types.intp(geo, types.intp), codegen
 
@@ -179,7 +178,7 @@ def tile_of(typingctx: Any, geo: Any, tile: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         table, tile = Integers(context, builder, sig.args[0], args[0]), args[1]
         intp = tile.type
-        width, inner = table.at(intp(1), intp(TILE)), table.at(_innermost(builder, table, intp(KEPT)), intp(SIZE))
+        width, inner = table.at(intp(1), intp(TILE)), table.at(innermost_of(builder, table, intp(KEPT)), intp(SIZE))
         per_row = builder.udiv(builder.add(inner, builder.sub(width, intp(1))), width)
         outer = builder.udiv(tile, per_row)
         start = builder.mul(builder.sub(tile, builder.mul(outer, per_row)), width)
@@ -210,74 +209,9 @@ def stands_still(typingctx: Any, geo: Any, count: Any, column: Any) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         table, (_, count, column) = Integers(context, builder, sig.args[0], args[0]), args
         intp = count.type
-        step, along = (table.at(_innermost(builder, table, intp(kind)), column) for kind in (KEPT, REDUCED))
+        step, along = (table.at(innermost_of(builder, table, intp(kind)), column) for kind in (KEPT, REDUCED))
         alone = [builder.icmp_signed("==", n, intp(1)) for n in (count, table.at(intp(1), intp(APPLY_LANES)))]
         stays = [builder.icmp_signed("==", stride, intp(0)) for stride in (step, along)]
         return builder.and_(*(builder.or_(*pair) for pair in zip(alone, stays, strict=True)))
 
     return types.boolean(geo, types.intp, types.intp), codegen
-
-
-def _read_row(builder: ir.IRBuilder, line: Elements, step: ir.Value, length: ir.Value, to: Elements) -> None:
-    """to[j] = line[j * step] for j in [0, length), at least one."""
-    zero, one = (step.type(k) for k in range(2))
-    with builder.if_else(builder.icmp_signed("==", step, one)) as (near, otherwise):
-        with near:
-            loop(builder, length, lambda j, count, mask: to.store(j, line.load(j, count, mask), mask=mask))
-        with otherwise, builder.if_else(builder.icmp_signed("==", step, zero)) as (still, apart):
-            with still:
-                same = line.load(zero, 1)
-                loop(builder, length, lambda j, count, mask: to.store(j, splat(builder, same, count), mask=mask))
-            with apart, cgutils.for_range_slice(builder, zero, length, one, length.type) as (j, _):
-                to.store(j, line.load(builder.mul(j, step), 1))
-
-
-@primitive
-def gather(typingctx: Any, x: Any, o: Any, sets: Any, set_step: Any, lanes: Any, lane_step: Any, to: Any) -> Any:
-    """to[set, lane] = x there, in the accumulator's dtype; `to` is flat. What follows on in memory is read in one go."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[6].dtype)
-        source, result = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 6))
-        _, o, sets, set_step, lanes, lane_step, _ = args
-        zero, one = (o.type(k) for k in range(2))
-        single = builder.icmp_signed("==", lanes, one)
-        joined = builder.or_(single, builder.icmp_signed("==", set_step, builder.mul(lanes, lane_step)))
-        step = builder.select(single, set_step, lane_step)
-        length = builder.select(joined, builder.mul(sets, lanes), lanes)
-        rows = builder.select(joined, one, sets)
-        with cgutils.for_range_slice(builder, zero, rows, one, o.type) as (k, _):
-            line, row = source.at(o, builder.mul(k, set_step)), result.at(builder.mul(k, length))
-            _read_row(builder, line, step, length, row)
-        return context.get_dummy_value()
-
-    index = types.intp
-    return types.void(x, index, index, index, index, index, to), codegen
-
-
-@primitive
-def line_up(typingctx: Any, x: Any, o: Any, step: Any, m: Any, line: Any, p: Any) -> Any:
-    """line[p + j] = x[o + j * step] for j in [0, m), of the same dtype."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = ir.DoubleType() if sig.args[0].dtype == types.float64 else ir.FloatType()
-        source, to = (Elements(context, builder, sig.args[k], args[k], wide) for k in (0, 4))
-        _read_row(builder, source.at(args[1]), args[2], args[3], to.at(args[5]))
-        return context.get_dummy_value()
-
-    return types.void(x, types.intp, types.intp, types.intp, line, types.intp), codegen
-
-
-@jit_inline
-def lined_up(dy: Any, here: Any, steps: Any, step: int, run: int, count: int, line: Any) -> Any:
-    """Runs whose elements of dy are neighbours: dy, offsets, steps, the length of a run, and how many.
-
-    Where those of dy lie apart, or are all the same one, as many runs as have room are copied to `line`, 1 x BLOCK.
-    """
-    if step == 1:
-        return dy, here, steps, run, count
-    run = least(run, BLOCK)
-    count = least(count, BLOCK // run)
-    for k in range(count):
-        line_up(dy, here[3] + k * steps[3], step, run, line, k * run)
-    return line[0], (here[0], here[1], here[2], 0), (steps[0], steps[1], steps[2], run), run, count

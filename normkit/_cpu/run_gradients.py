@@ -10,8 +10,9 @@ from .affine import apply_runs
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
 from .finish import skipped
+from .gathering import lined_up
 from .geometry import APPLY_ROWS, BLOCK, CHUNK, DY, LANE, MEMORY, MODE, PAST, REDUCED, ROWS, WALK, W
-from .indexing import entry, innermost, lined_up, set_origin, tiles_of
+from .indexing import entry, innermost, set_origin, tiles_of
 from .lanes import ALONG
 from .rows import add_rows
 from .run_products import FLUSH_SETS, clear, sum_products, weighed

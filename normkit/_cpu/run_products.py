@@ -9,8 +9,9 @@ import numpy as np
 from .buffers import MEAN, MEAN_LOW, SET_RSTD
 from .compile import jit, jit_inline
 from .finish import skipped
+from .gathering import lined_up
 from .geometry import BLOCK, CHUNK, DY, LANE, MODE, PIECE, ROWS, WALK
-from .indexing import entry, innermost, lined_up, next_runs, set_origin, steps_of, tiles_of
+from .indexing import entry, innermost, next_runs, set_origin, steps_of, tiles_of
 from .lanes import ALONG
 from .rows import add_rows, clear_rows
 from .runs import centre_of

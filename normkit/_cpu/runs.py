@@ -17,8 +17,9 @@ from .buffers import M2, MEAN, MEAN_LOW, SET_GAIN, SET_RSTD, SET_SHIFT, SET_SLOP
 from .compile import jit, jit_inline
 from .finish import skipped
 from .formulas import about_pivot, cancels, loses_digits, merge, scale_of, two_parts
+from .gathering import lined_up
 from .geometry import APPLY_ROWS, BLOCK, CENTER, CHUNK, DY, HEAD_OF_RUN, KEPT, MEMORY, PAST, REDUCED, ROWS, WALK, B, W, X, Y
-from .indexing import entry, innermost, lined_up, next_runs, position, set_origin, sets_at, steps_of, tiles_of
+from .indexing import entry, innermost, next_runs, position, set_origin, sets_at, steps_of, tiles_of
 from .strips import LONG, head_of_run, sum_run
 from .vectors import fence, least, on_its_own, out_of_line, read, release, scratch
 

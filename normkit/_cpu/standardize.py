@@ -22,15 +22,12 @@ from .buffers import (
 )
 from .compile import jit_inline, jit_part
 from .finish import skipped, some_marked
+from .gathering import gather
 from .geometry import AFFINE_VARIES, APPLY_LANES, BLOCK, DY, KEPT, MEMORY, NEAR, PAST, REDUCED, B, W, X, Y
-from .indexing import advance, entry, gather, innermost, position, stands_still
-from .periods import PERIOD_LENGTH, apply_period, period_of
+from .indexing import advance, entry, innermost, position, stands_still
+from .periods import apply_period, side_by_side
 from .rows import copy_rows, lay_centres, repeat, spread_lanes
 from .vectors import beside, copy_run, least, most, out_of_line, pick, write
-
-# Elements of short positions that are written as one row: their numbers stay in L1 beside what streams through it. Instance
-# norm of channels-last (16, 208, 1153) on one thread: 1.15 ms so, 1.33 of 1024 (Zen 4, 32 KiB of L1, 2026-11).
-_TOGETHER = 512
 
 
 @jit_part
@@ -94,18 +91,8 @@ def lay_affine(array: Any, geo: Any, o: int, count: int, column: int, to: Any) -
 def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: int, m: int, count: int, work: Any) -> None:
     """The result for positions [i, i + m) of `count` sets whose lanes are neighbours; their numbers are in work's lanes."""
     out_of_line()
-    lanes, varies, memory = entry(geo, 1, APPLY_LANES), entry(geo, 1, AFFINE_VARIES), entry(geo, 2, MEMORY)
-    width = count * lanes
-    inner = innermost(geo, REDUCED)
-    if lanes > 1:
-        inner -= 1
-    dense = entry(geo, inner, X) == width and entry(geo, inner, Y) == width
-    if dy is not None:
-        dense &= entry(geo, inner, DY) == width
-    together, period = 1, 0
-    if dense and not varies:
-        period = period_of(width) if m * width >= 4 * PERIOD_LENGTH else 0
-        together = -(-PERIOD_LENGTH // width) if period > 0 else most(1, least(_TOGETHER // width, m // 8))
+    varies, memory = entry(geo, 1, AFFINE_VARIES) != 0, entry(geo, 2, MEMORY)
+    inner, width, together, period = side_by_side(geo, count, m, dy)
     splat = stands_still(geo, count, W)
     lay_affine(w, geo, at[2], count, W, work[WEIGHT])
     rows = GAIN + 1
@@ -131,7 +118,7 @@ def _apply_lanes(x: Any, dy: Any, y: Any, w: Any, b: Any, geo: Any, at: Any, i: 
                 lay_affine(b, geo, here[3], count, B, work[BIAS])
         span = side * width
         steps = (span, span, 0, span) if together > 1 else advance(geo, inner, (0, 0, 0, 0), 1)
-        apply_lanes(x, dy, y, (w, b), here, steps, span, rows, work, rows > 1 and varies != 0, memory != NEAR)
+        apply_lanes(x, dy, y, (w, b), here, steps, span, rows, work, varies and rows > 1, memory != NEAR)
         done += rows * side
 
 

@@ -15,8 +15,9 @@ from .buffers import ORIGIN, PIVOT, SET_PIVOT, TOTAL, TOTAL_OF_PRODUCTS, WEIGHT
 from .compile import jit_inline, jit_part
 from .finish import some_cancel
 from .formulas import about_pivot, cancels
+from .gathering import gather
 from .geometry import BLOCK_STRIPS, CENTER, KEPT, LANE, MOVES, SIZE, STRIP_ROWS, W, X
-from .indexing import chunk_of, entry, gather, innermost
+from .indexing import chunk_of, entry, innermost
 from .partials import head_of, partials_of
 from .rows import add_rows, clear_rows, copy_rows, fold_lanes, multiply_run, spread_lanes
 from .vectors import least, on_its_own, out_of_line
