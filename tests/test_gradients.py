@@ -287,6 +287,20 @@ def test_weight_of_a_set_and_bias_of_every_element():
     assert np.allclose(gradients.bias, dy.sum(0), rtol=1e-14)
 
 
+@pytest.mark.parametrize(("dtype", "other"), [("float32", "float32"), ("float32", "float64"), ("float64", "float64")])
+@pytest.mark.parametrize(("shape", "other_shape"), [((3, 1), (1, 3, 1)), ((3, 1), (3, 4)), ((1, 3, 1), (3, 1))])
+def test_each_parameter_keeps_its_shape_and_dtype(shape, other_shape, dtype, other):
+    """Those that lie alike are laid at once, which must not make them look alike."""
+    x, dy = uneven((2, 3, 4)), uneven((2, 3, 4), seed=1)
+    weight, bias = uneven(shape, seed=2).astype(dtype), uneven(other_shape, seed=3).astype(other)
+    found = nk.vjp(nk.normalize, x, 2, weight=weight, bias=bias)[1](dy)
+    assert (found.weight.shape, found.weight.dtype) == (shape, dtype)
+    assert (found.bias.shape, found.bias.dtype) == (other_shape, other)
+    products = (dy * nk.normalize(x, 2)).sum((0, 2)).reshape(shape)
+    assert np.allclose(found.weight, products, rtol=1e-6)
+    assert np.allclose(found.bias, dy.sum(0 if other_shape == (3, 4) else (0, 2)).reshape(other_shape), rtol=1e-6)
+
+
 def test_scalars_integers_and_mixed_dtypes():
     x, dy = images(), uneven(SHAPE, np.float32)
     gradients = nk.vjp(nk.layer_norm, x, 2.0, np.float16(1))[1](dy)
