@@ -287,6 +287,17 @@ def test_weight_of_a_set_and_bias_of_every_element():
     assert np.allclose(gradients.bias, dy.sum(0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("gap", ["channels", "pixels"])
+@pytest.mark.parametrize("norm", [nk.instance_norm, nk.batch_norm])
+def test_a_large_dy_with_gaps_between_few_channels(norm, gap):
+    """Too large to be copied, and too few channels to be put in order: it is read where it lies."""
+    x = np.moveaxis(uneven((2, 200, 120, 8), np.float32), -1, 1)
+    whole = uneven((2, 200, 120, 16) if gap == "channels" else (2, 200, 240, 8))
+    dy = np.moveaxis(whole[..., :8] if gap == "channels" else whole[:, :, ::2], -1, 1)
+    pull = nk.vjp(norm, x)[1]
+    assert np.allclose(pull(dy).x, pull(np.ascontiguousarray(dy)).x, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("dtype", "other"), [("float32", "float32"), ("float32", "float64"), ("float64", "float64")])
 @pytest.mark.parametrize(("shape", "other_shape"), [((3, 1), (1, 3, 1)), ((3, 1), (3, 4)), ((1, 3, 1), (3, 1))])
 def test_each_parameter_keeps_its_shape_and_dtype(shape, other_shape, dtype, other):

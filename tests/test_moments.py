@@ -2,6 +2,7 @@
 
 import pickle
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.exceptions import AxisError
 
 import normkit as nk
+from normkit._cpu.formulas import merge
 from tests import reference
 from tests.test_properties import images
 
@@ -50,6 +52,14 @@ def test_empty_moments_are_neutral():
         assert np.array_equal(merged.mean, m.mean) and np.array_equal(merged.m2, m.m2) and np.all(merged.count == 8)
     nothing = empty.merge(empty)
     assert np.all(nothing.count == 0) and np.all(nothing.mean == 0) and np.all(nothing.var == 0)
+
+
+@pytest.mark.parametrize("mean", [0.0, -2.5, 1e200])
+def test_kernels_merge_an_empty_part_as_if_it_were_not_there(mean):
+    """Whatever the other one's mean is: the square of 1e200 is beyond float64."""
+    merged = numba.njit(lambda n: merge(0.0, 0.0, n, mean, 2.0, 5.0))
+    assert merged(0.0) == (mean, 2.0)
+    assert merged(5.0) == (mean / 2, 2.0 + mean * mean * 2.5)
 
 
 POOLS = {
