@@ -24,22 +24,15 @@ def _each(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
         yield k
 
 
-def _each_pair(
-    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: ir.Type, change: Callable[..., tuple[Elements, ir.Value]]
-) -> None:
-    """For all elements of some rows of two tables: `change`, given (row, row, j, count, mask), says which is set, and to what.
+def _set_rows(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, wide: ir.Type, value: Callable[..., ir.Value]) -> None:
+    """Set all elements of some rows of a table to value(row, row to set, j, count, mask).
 
-    args: table, row, offset of the one; the same of the other; rows; elements of each.
+    args: the other table, row and offset; the same of the one to set; rows; elements of each.
     """
     tables = [(Table(context, builder, sig.args[k], args[k], wide), *args[k + 1 : k + 3]) for k in (0, 3)]
     with _each(builder, args[6]) as k:
-        lines = [table.row(builder.add(row, k)).at(offset) for table, row, offset in tables]
-
-        def emit(j: ir.Value, count: int, mask: Mask) -> None:
-            line, value = change(*lines, j, count, mask)
-            line.store(j, value, mask=mask)
-
-        loop(builder, args[7], emit)
+        given, to = (table.row(builder.add(row, k)).at(offset) for table, row, offset in tables)
+        loop(builder, args[7], lambda j, count, mask: to.store(j, value(given, to, j, count, mask), mask=mask))
 
 
 @primitive
@@ -47,10 +40,10 @@ def add_rows(typingctx: Any, a: Any, row: Any, o: Any, to: Any, row_to: Any, p: 
     """to[row_to + k, p + j] += a[row + k, o + j] for k in [0, rows) and j in [0, m); `to` may be the wider of the two."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        def change(part: Elements, total: Elements, *at: Any) -> tuple[Elements, ir.Value]:
-            return total, builder.fadd(total.load(*at), part.load(*at))
+        def total(part: Elements, before: Elements, *at: Any) -> ir.Value:
+            return builder.fadd(before.load(*at), part.load(*at))
 
-        _each_pair(context, builder, sig, args, context.get_value_type(sig.args[3].dtype), change)
+        _set_rows(context, builder, sig, args, context.get_value_type(sig.args[3].dtype), total)
         return context.get_dummy_value()
 
     index = types.intp
@@ -64,7 +57,7 @@ def copy_rows(typingctx: Any, a: Any, row: Any, o: Any, to: Any, row_to: Any, p:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         double = types.float64 in (sig.args[0].dtype, sig.args[3].dtype)
         wide = ir.DoubleType() if double else ir.FloatType()
-        _each_pair(context, builder, sig, args, wide, lambda line, other, *at: (other, line.load(*at)))
+        _set_rows(context, builder, sig, args, wide, lambda given, _, *at: given.load(*at))
         return context.get_dummy_value()
 
     index = types.intp
