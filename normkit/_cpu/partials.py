@@ -9,14 +9,13 @@ from numba import types
 from numba.core import cgutils
 
 from .geometry import HEAD, PARTIALS, STRIP_ROWS
-from .registers import smaller
+from .registers import larger, smaller
 from .simd import primitive
 
 
 def _share(builder: ir.IRBuilder, most: int, lanes: ir.Value) -> ir.Value:
-    """Most // lanes, at least 1."""
-    share, one = builder.udiv(lanes.type(most), lanes), lanes.type(1)
-    return builder.select(builder.icmp_signed(">", share, one), share, one)
+    """A share of `most` for each of the lanes, at least 1."""
+    return larger(builder, builder.udiv(lanes.type(most), lanes), lanes.type(1))
 
 
 @primitive

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from .._formulas import element
 from .geometry import AFFINE_VARIES, APPLY_LANES, DY, REDUCED, X, Y
 from .indexing import innermost_of
-from .registers import first_lanes, smaller
+from .registers import first_lanes, larger, smaller
 from .simd import STEP, Elements, Integers, Mask, Table, primitive
 
 PERIODS = (64, 48)  # numbers of 5 x 64 elements fill 20 of the 32 registers of AVX-512
@@ -54,8 +54,7 @@ def side_by_side(typingctx: Any, geo: Any, count: Any, m: Any, dy: Any) -> Any:
         period = builder.select(builder.and_(plain, long), _period_of(builder, width), zero)
         filling = builder.udiv(builder.add(width, m.type(PERIOD_LENGTH - 1)), width)
         few = smaller(builder, builder.udiv(m.type(_TOGETHER), width), builder.udiv(m, m.type(8)))
-        few = builder.select(builder.icmp_signed(">", few, one), few, one)
-        together = builder.select(builder.icmp_signed(">", period, zero), filling, few)
+        together = builder.select(builder.icmp_signed(">", period, zero), filling, larger(builder, few, one))
         return cgutils.pack_array(builder, [segment, width, builder.select(plain, together, one), period])
 
     return types.UniTuple(types.intp, 4)(geo, types.intp, types.intp, dy), codegen

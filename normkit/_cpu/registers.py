@@ -87,3 +87,8 @@ def some(builder: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
 def smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     """The smaller of two integers."""
     return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
+def larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    """The larger of two integers."""
+    return builder.select(builder.icmp_signed(">", a, b), a, b)

@@ -11,7 +11,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
 from .loops import loop
-from .registers import smaller
+from .registers import larger, smaller
 from .simd import CACHE_LINE, Elements, Mask, primitive
 
 _BYTES = ir.IntType(8).as_pointer()
@@ -149,7 +149,7 @@ def most(typingctx: Any, a: Any, b: Any) -> Any:
     """The larger of two integers."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.select(builder.icmp_signed(">", *args), *args)
+        return larger(builder, *args)
 
     return types.intp(types.intp, types.intp), codegen
 
