@@ -312,6 +312,13 @@ def test_each_parameter_keeps_its_shape_and_dtype(shape, other_shape, dtype, oth
     assert np.allclose(found.bias, dy.sum(0 if other_shape == (3, 4) else (0, 2)).reshape(other_shape), rtol=1e-6)
 
 
+def test_parameters_of_channels_keep_their_shape_in_dtypes_of_their_own():
+    x, dy = uneven(SHAPE), uneven(SHAPE, seed=1)
+    found = nk.vjp(nk.batch_norm, x, np.ones(8, np.float32), np.zeros(8))[1](dy)
+    assert (found.weight.shape, found.weight.dtype, found.bias.shape, found.bias.dtype) == ((8,), np.float32, (8,), np.float64)
+    assert np.allclose(found.bias, dy.sum((0, 2, 3)))
+
+
 def test_scalars_integers_and_mixed_dtypes():
     x, dy = images(), uneven(SHAPE, np.float32)
     gradients = nk.vjp(nk.layer_norm, x, 2.0, np.float16(1))[1](dy)
