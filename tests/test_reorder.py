@@ -1,4 +1,8 @@
-"""A dy that lies in another order than x: put in order in the memory of dx, where the gradient then takes its place."""
+"""Numbers in another order than x: a dy is put in order in the memory of dx, where the gradient then takes its place, and x in
+that of a result.
+"""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +11,8 @@ from hypothesis import strategies as st
 
 import normkit as nk
 from normkit import _gradients
-from normkit._cpu import reorder
+from normkit._cpu import reorder, turned
+from normkit._operands import Operands
 from tests import strategies
 from tests.test_gradients import uneven
 from tests.test_properties import LAYOUTS, as_dtype, images
@@ -25,24 +30,49 @@ def _shapes(draw):
     return tuple(draw(st.permutations(shape)))
 
 
-@given(_shapes(), st.sampled_from(("u2", "u4", "u8")), st.data())
-def test_any_array_to_any_order(shape, dtype, data):
+# What is read and what it becomes: the same, or what a kernel reads of it.
+KINDS = [("u2", "u2"), ("u4", "u4"), ("u8", "u8"), ("u1", "f4"), ("i2", "f4"), ("f2", "f4"), ("?", "f4"), ("i8", "f8")]
+
+
+@given(_shapes(), st.sampled_from(KINDS), st.data())
+def test_any_array_to_any_order(shape, kinds, data):
     """Every number to its place, and nothing beside it."""
+    dtype, result = kinds
     values = np.random.default_rng(0).integers(1, 60_000, shape).astype(dtype)
     source = strategies.lay_out(values, *data.draw(strategies.layouts(len(shape))))
     order = data.draw(st.permutations(range(len(shape))))
-    memory = np.zeros(values.size + 2, dtype)
+    memory = np.zeros(values.size + 2, result)
     to = memory[1:-1].reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
     turn = reorder.turning(source, to)
     if turn is not None:
         assert turn(source, to) is to
         assert np.array_equal(to, values)
         assert memory[0] == memory[-1] == 0
-    else:  # what is read in a line is short, or no line, or the same one
+    else:  # what is read is no line, or the same one
         lines = [n for n, s in zip(shape, source.strides, strict=True) if s == source.itemsize and n > 1]
         inner = next((axis for axis in reversed(order) if shape[axis] > 1), 0)
-        merged = to.size if source.size < 2 else shape[inner]
-        assert not lines or source.strides[inner] == source.itemsize or min(lines[0], merged) < 16
+        assert not lines or source.strides[inner] == source.itemsize
+
+
+def test_what_a_result_does_not_hold_stays_where_it_is():
+    x = images(shape=(2, 16, 16, 16))
+    for dtype, result in (("float64", "float32"), ("float32", "float16"), ("int32", "float32"), ("float16", "bfloat16")):
+        assert reorder.turning(as_dtype(x, dtype), LAYOUTS["channels-last"](as_dtype(x, result))) is None
+    half = as_dtype(x, "bfloat16")
+    to = np.zeros_like(LAYOUTS["channels-last"](x), np.float32)
+    assert np.array_equal(reorder.turning(half, to)(half, to), half.astype(np.float32))
+
+
+@pytest.mark.parametrize("few", range(1, 18))
+def test_few_numbers_of_a_position(few):
+    """Images with so many channels, to planes and back."""
+    x = np.arange(2 * few * 37 * 29, dtype=np.float32).reshape(2, few, 37, 29)
+    last = LAYOUTS["channels-last"](x)
+    for source, like in ((x, last), (last, x)):
+        to = np.zeros_like(like)
+        turn = reorder.turning(source, to)
+        assert (turn is None) == (few == 1)  # then both are one order
+        assert few == 1 or np.array_equal(turn(source, to), x)
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 16, 1), (2, 17, 5, 7), (1, 40, 33, 65), (1, 300, 50, 45), (3, 130, 7, 7)])
@@ -53,7 +83,6 @@ def test_channels_last_and_back(shape):
         to = np.zeros_like(like)
         assert np.array_equal(reorder.turning(source, to)(source, to), x)
     assert reorder.turning(x, np.zeros_like(x)) is None
-    assert reorder.turning(x, np.zeros_like(last, dtype=np.float64)) is None
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 40, 60), (1, 16, 4, 4), (8, 64, 130, 120)])
@@ -131,3 +160,67 @@ def test_style_gradients(alpha):
         expected = pullback(own)
         for other in _orders(dy):
             assert _same(pullback(other), expected)
+
+
+def _results(x, axes, out, **given):
+    """A norm into `out`, and into new memory; and the moments of both."""
+    into, moments = nk.normalize(x, axes, out=out, return_moments=True, **given)
+    assert into is out
+    expected, own = nk.normalize(x, axes, dtype=out.dtype, return_moments=True, **given)
+    return (into, moments.mean, moments.var), (expected, own.mean, own.var)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7), (2, 3, 70, 50), (1, 300, 3, 20)])
+def test_the_order_of_a_result_changes_no_bit(shape, dtype, axes):
+    """Nor does the norm change x."""
+    x, weight = as_dtype(images(shape=shape), dtype), uneven((shape[1], 1, 1), np.float32)
+    for laid in _orders(x):
+        for out in _orders(np.zeros(shape, np.float32 if dtype == "uint8" else x.dtype)):
+            assert _same(*_results(laid, axes, out, weight=weight, bias=weight))
+            assert np.array_equal(laid, x)
+
+
+def test_a_result_in_another_order_is_normalized_there():
+    """So that lines are read and written; where they lie numbers would take 3 to 20 times as long."""
+    x = images(shape=(3, 32, 40, 60))
+    split = tuple(((n, axis > 1),) for axis, n in enumerate(x.shape))
+    for laid, out in itertools.product(_orders(x), _orders(np.zeros_like(x))):
+        found = turned.turned(Operands(laid, out, None, None, split, center=True))
+        assert (found is None) == (laid.strides == out.strides)
+        assert found is None or found.op.x is found.op.y is out
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7)])
+def test_sets_that_wait_for_float64_in_another_order(axes, shape):
+    """Some for the range of their numbers, some for a scale that float32 does not hold."""
+    x = images(shape=shape)
+    x[1, 3] *= 1e37
+    x[0, 5] *= 1e-37
+    x[2, 7] = np.inf
+    x[0, 0] = np.nan
+    for laid in _orders(x):
+        for out in _orders(np.zeros_like(x)):
+            assert _same(*_results(laid, axes, out, eps=0.0))
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_given_moments_and_another_order(axes):
+    x = images(shape=(3, 32, 40, 60))
+    given = nk.moments(x * 1.5 + 1, axes)
+    for laid in _orders(x):
+        for out in _orders(np.zeros_like(x)):
+            assert _same(*_results(laid, axes, out, moments=given))
+
+
+@given(_shapes(), st.data())
+def test_sets_in_any_order(shape, data):
+    """Where the numbers of each set are, for any axes, x and result."""
+    axes = tuple(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
+    values = images(shape=shape) if len(shape) == 4 else np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
+    x = strategies.lay_out(values, *data.draw(strategies.layouts(len(shape))))
+    order = data.draw(st.permutations(range(len(shape))))
+    out = np.empty([shape[axis] for axis in order], np.float32).transpose(np.argsort(order))
+    assert _same(*_results(x, axes, out))

@@ -13,6 +13,7 @@ from .._layout import Split
 from .._operands import Operands
 from . import kernels, runs, threads
 from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
+from .turned import Turned, turned
 
 _NO_MOMENTS = np.empty((3, 0))
 NONE = np.ones(())  # stands for an affine that a kernel does not read
@@ -27,12 +28,13 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
     lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
     lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
     weight, bias = lay_weight(op.weight), lay_bias(op.bias)
-    plan = plan_of(op, weight, bias)
+    other = turned(op)
+    plan = plan_of(op if other is None else other.op, weight, bias)
     takes = (flat_for(op.x), flat_for(op.y), taking(lay_weight, op.weight, weight), taking(lay_bias, op.bias, bias))
     divisor = plan.set_size - correction
-    if plan.fused:
+    if plan.fused and other is None:
         return _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
-    return _in_two(_Statistics(op.x, op.split, op.center, op.wide), plan, takes, divisor, eps, want_moments)
+    return _in_two(_Statistics(op.x, op.split, op.center, op.wide), other, plan, takes, divisor, eps, want_moments)
 
 
 def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Run:
@@ -54,15 +56,20 @@ def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_m
     return run
 
 
-def _in_two(statistics: _Statistics, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool) -> Run:
+def _in_two(
+    statistics: _Statistics, other: Turned | None, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool
+) -> Run:
     """`forward_for` by kernels for the statistics and for the result."""
     apply_to, (take_x, take_y, take_weight, take_bias) = Apply(plan, statistics.wide), takes
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
-        line = take_x(x)
+        line, to = take_x(x), take_y(y)
         own, marked = statistics.of(line)
-        arrays = (line, None, take_y(y), take_weight(weight), take_bias(bias))
-        apply_to(arrays, NUMPY.scaled(own, divisor, eps), marked)
+        sets = NUMPY.scaled(own, divisor, eps)
+        if other is not None:
+            other.turn(x, y)
+            line, sets, marked = to, other.in_order(sets), other.in_order(marked)
+        apply_to((line, None, to, take_weight(weight), take_bias(bias)), sets, marked)
         return own if want_moments else None
 
     return run
@@ -135,7 +142,10 @@ class Apply:
         self.launch = launchers(runs.apply if plan.in_runs else kernels.apply, plan)
 
     def __call__(self, arrays: tuple[Any, ...], sets: Array, marked: Array | None) -> None:
-        """arrays: the memory of x, dy or None, y, weight, and bias or None. For `marked`, see `apply`."""
+        """arrays: the memory of x, dy or None, y, weight, and bias or None.
+
+        marked: the sets whose statistics needed float64, and so do their results, as where one kernel does both.
+        """
         plan = self.plan
 
         def run(kind: Array, todo: Array) -> Any:
@@ -147,11 +157,12 @@ class Apply:
         narrow_then_wide(self.wide, plan.n_sets, run, marked)
 
 
-def apply(op: Operands, sets: Array, marked: Array | None = None) -> None:
-    """The norm of x into y by the numbers of its sets (mean, its low part, rstd); with dy, the gradient by six rows.
-
-    marked: the sets whose statistics needed float64, and so do their results, as where one kernel does both.
-    """
+def apply(op: Operands, sets: Array) -> None:
+    """The norm of x into y by the numbers of its sets (mean, its low part, rstd)."""
+    other = turned(op)
+    if other is not None:
+        other.turn(op.x, op.y)
+        op, sets = other.op, other.in_order(sets)
     weight, bias = affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
-    dy, last = (None, flat(bias)) if op.dy is None else (flat(op.dy), None)
-    Apply(plan_of(op, weight, bias), op.wide)((flat(op.x), dy, flat(op.y), flat(weight), last), sets, marked)
+    arrays = flat(op.x), None, flat(op.y), flat(weight), flat(bias)
+    Apply(plan_of(op, weight, bias), op.wide)(arrays, sets, None)

@@ -62,7 +62,7 @@ def _plan(
     flags: center, fresh, gradient.
     """
     center, fresh, gradient = flags
-    operands = [_strides(layout, len(x[0])) for layout in (x, y, weight, last)]
+    operands = [strides_of(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient)
     chunks, groups, in_runs = geometry.chunk_count(view, view.rows), geometry.tile_groups(view), geometry.in_runs(view)
     few = few // _SHORTER if view.rows <= geometry.CHUNK else few
@@ -85,7 +85,8 @@ def _plan(
     )
 
 
-def _layout(array: Array) -> Layout:
+def layout_of(array: Array) -> Layout:
+    """What decides where the elements of an array are."""
     return array.shape, array.strides, array.itemsize
 
 
@@ -94,10 +95,10 @@ def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
     last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None)
     few = min(_FUSED_TILES, op.x.size // _FUSED_ELEMENTS) if op.x.size >= threads.PARALLEL_ELEMENTS else 0
     most = _FUSED_TILES_PER_THREAD * threads.count()
-    return _plan(op.split, flags, _layout(op.x), _layout(op.y), _layout(weight), _layout(last), few, most)
+    return _plan(op.split, flags, layout_of(op.x), layout_of(op.y), layout_of(weight), layout_of(last), few, most)
 
 
-def _strides(layout: Layout, ndim: int) -> Strides:
+def strides_of(layout: Layout, ndim: int) -> Strides:
     """Strides in elements, as broadcast to `ndim` axes: 0 for an axis of length 1."""
     shape, steps, size = layout
     own = tuple(step // size if n > 1 else 0 for step, n in zip(steps, shape, strict=True))

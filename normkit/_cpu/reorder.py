@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -10,17 +11,20 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
-from .._dtypes import Array
+from .. import _storage
+from .._dtypes import Array, accumulator, name_of
 from .._layout import Strides, ceil_div, set_view
 from .compile import jit, jit_inline
 from .geometry import COLUMNS, HEADER, KEPT, SIZE, X, Y
 from .indexing import entry, set_origin
-from .plan import flat_for
-from .simd import primitive
+from .plan import flat_for, layout_of, strides_of
+from .simd import Elements, primitive
 from .threads import Launcher
 from .vectors import least, out_of_line
 
+_ABREAST = 8  # numbers that are copied one by one in a pass of a loop
 _SQUARE = 16  # numbers of a side: a cache line of float32
 # A block: so many numbers of a line of what is read, by so many of one of what is written; the last one up to twice as many.
 # (4, 320, 64, 64) to channels last and back takes 1.7 and 2.1 ms so, 1.9 and 2.4 of 64 in a line, 2.3 and 2.5 of 32, while a
@@ -46,25 +50,82 @@ def _turned(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     return rows
 
 
+class _Block:
+    """Numbers that are read in lines `step` apart and written in lines `row` apart, across those."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
+        kinds = [sig.args[k].dtype for k in (0, 3)]
+        wide = context.get_value_type(kinds[1])
+        self.builder, self.converts, (_, start, self.step, _, end, self.row, *_) = builder, kinds[0] != kinds[1], args
+        self.source = Elements(context, builder, sig.args[0], args[0], wide).at(start)
+        self.to = Elements(context, builder, sig.args[3], args[3], wide).at(end)
+
+    def read(self, line: ir.Value, column: ir.Value, count: int) -> ir.Value:
+        """Neighbours in a line of the source, as numbers of the result."""
+        found = self.builder.load(self._place(self.source, line, self.step, column, count), align=self.source.align)
+        return _storage.decode(self.builder, found, self.source.storage, self.source.wide) if self.converts else found
+
+    def write(self, column: ir.Value, line: ir.Value, values: ir.Value, count: int) -> None:
+        """Neighbours in a line of the result."""
+        self.builder.store(values, self._place(self.to, column, self.row, line, count), align=self.to.align)
+
+    def along(self, index: ir.Value, *steps: ir.Value) -> _Block:
+        """The block from there on, so many steps further in each of the two."""
+        moved = copy(self)
+        moved.source, moved.to = (
+            each.at(self.builder.mul(index, step)) for each, step in zip((self.source, self.to), steps, strict=True)
+        )
+        return moved
+
+    def copy(self, count: ir.Value, *steps: ir.Value) -> None:
+        """So many numbers, one by one."""
+        builder = self.builder
+        whole = builder.and_(count, count.type(-_ABREAST))
+        for start, stop, abreast in ((count.type(0), whole, _ABREAST), (whole, count, 1)):
+            with cgutils.for_range_slice(builder, start, stop, count.type(abreast), count.type) as (j, _):
+                here, zero = self.along(j, *steps), count.type(0)
+                parts = [here.along(count.type(k), *steps) for k in range(abreast)]
+                values = [part.read(zero, zero, 1) for part in parts]
+                for part, value in zip(parts, values, strict=True):
+                    part.write(zero, zero, value, 1)
+
+    def _place(self, of: Elements, line: ir.Value, step: ir.Value, at: ir.Value, count: int) -> ir.Value:
+        kind = of.memory if count == 1 else ir.VectorType(of.memory, count)
+        return self.builder.bitcast(of.at(self.builder.mul(line, step), at).data, kind.as_pointer())
+
+
 @primitive
 def _turn(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: Any) -> Any:
     """to[p + j * row + k] = source[o + k * step + j] for j and k in [0, _SQUARE)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        element = context.get_data_type(sig.args[0].dtype)
-        line, size = ir.VectorType(element, _SQUARE), context.get_abi_sizeof(element)
-        source, to = (context.make_array(sig.args[k])(context, builder, args[k]).data for k in (0, 3))
-
-        def place(data: ir.Value, start: ir.Value, step: ir.Value, k: int) -> ir.Value:
-            at = builder.add(start, builder.mul(step, step.type(k)))
-            return builder.bitcast(builder.gep(data, [at]), line.as_pointer())
-
-        rows = [builder.load(place(source, args[1], args[2], k), align=size) for k in range(_SQUARE)]
-        for k, values in enumerate(_turned(builder, rows)):
-            builder.store(values, place(to, args[4], args[5], k), align=size)
+        block, index = _Block(context, builder, sig, args), args[1].type
+        lines = [block.read(index(k), index(0), _SQUARE) for k in range(_SQUARE)]
+        for k, values in enumerate(_turned(builder, lines)):
+            block.write(index(k), index(0), values, _SQUARE)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, to, types.intp, types.intp), codegen
+
+
+@primitive
+def _turn_few(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: Any, width: Any, height: Any) -> Any:
+    """to[p + j * row + k] = source[o + k * step + j] for j in [0, width) and k in [0, height), one by one."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        block, one, (width, height) = _Block(context, builder, sig, args), args[1].type(1), args[6:]
+        flat = builder.icmp_signed("<", height, width)
+
+        def either(there: ir.Value, else_: ir.Value) -> ir.Value:
+            return builder.select(flat, there, else_)
+
+        with cgutils.for_range(builder, either(height, width)) as outer:
+            line = block.along(outer.index, *(either(*pair) for pair in ((block.step, one), (one, block.row))))
+            line.copy(either(width, height), *(either(*pair) for pair in ((one, block.step), (block.row, one))))
+        return context.get_dummy_value()
+
+    sizes = (types.intp,) * 2
+    return types.void(source, *sizes, to, *sizes, *sizes), codegen
 
 
 @jit_inline
@@ -83,6 +144,9 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
         read, written, _, _ = set_origin(geo, k)
         width = _length(geo, across, k % beside, beside, _WIDTH)
         height = _length(geo, along, k // beside % below, below, _HEIGHT)
+        if least(width, height) < _SQUARE:
+            _turn_few(source, read, step, to, written, row, width, height)
+            continue
         for i in range(0, height, _SQUARE):
             line = least(i, height - _SQUARE)
             for j in range(0, width, _SQUARE):
@@ -93,12 +157,12 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _packed(shape: tuple[int, ...], read: Strides, written: Strides) -> Array | None:
-    """The geometry, if there are squares: lines of enough numbers in what is read and in what is written, along two axes."""
+    """The geometry, if there are lines in what is read and in what is written, along two axes."""
     none = (0,) * len(shape)
     view = set_view(tuple(((n, False),) for n in shape), written, read, none, none)
     *outer, (lines, (on, step, *_)) = view.kept
     across = next((k for k, (_, strides) in enumerate(outer) if strides[1] == 1), None)
-    if on != 1 or across is None or min(lines, outer[across][0]) < _SQUARE:
+    if on != 1 or across is None:
         return None
     size, (row, *_) = outer.pop(across)
     below, beside = max(1, lines // _HEIGHT), max(1, size // _WIDTH)
@@ -117,20 +181,21 @@ def _packed(shape: tuple[int, ...], read: Strides, written: Strides) -> Array | 
 def turning(like: Array, to: Array) -> Callable[[Array, Array], Array] | None:
     """What copies arrays of the form of `like` to those of the form of `to`, and returns these.
 
-    None where numbers would go one by one: they are of different dtypes, follow one another along the same axis in both, or are
-    few along one of the two.
+    None where numbers follow one another along the same axis in both, or along none in one of them; and where what a kernel
+    reads of `like` is more than `to` holds.
     """
-    if like.dtype != to.dtype:
+    same, kind = like.dtype == to.dtype, name_of(to.dtype)
+    if not same and accumulator(name_of(like.dtype), kind) != kind:
         return None
-    steps = (tuple(step // a.itemsize for step in a.strides) for a in (like, to))
-    geo = _packed(like.shape, *(tuple(s if n > 1 else 0 for s, n in zip(own, like.shape, strict=True)) for own in steps))
+    geo = _packed(like.shape, *(strides_of(layout_of(a), a.ndim) for a in (like, to)))
     if geo is None:
         return None
     bits, launch = np.dtype(f"u{like.itemsize}"), Launcher(turn, like.size)
     take, give, tasks = flat_for(like), flat_for(to), ceil_div(int(geo[1, _BLOCKS]), int(geo[1, _PER_TASK]))
 
     def run(values: Array, to: Array) -> Array:
-        launch(take(values).view(bits), give(to).view(bits), geo, 0, tasks)
+        source, result = take(values), give(to)
+        launch(*((source.view(bits), result.view(bits)) if same else (source, result)), geo, 0, tasks)
         return to
 
     return run
