@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from . import _cpu
 from ._dtypes import Array, accumulator, name_of, result_name
 from ._interop import library_of
-from ._layout import Split, kept_order
+from ._layout import Split, kept_order, set_size
 from ._moments import Moments
 from ._operands import Operands
 from .sets import moments_shape
@@ -37,11 +36,6 @@ def backend_of(x: Array) -> Any:
     from . import _cuda
 
     return _cuda
-
-
-def set_size(split: Split) -> int:
-    """Elements of one set."""
-    return prod(size for parts in split for size, reduced in parts if reduced)
 
 
 def normalize(op: Operands, options: Options, given: Moments | None, wanted: bool) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ._dtypes import Array
-from ._engine import Options, backend_of, order_of, set_size
+from ._engine import Options, backend_of, order_of
 from ._interop import library_of, memory_order, native, new_like
-from ._layout import Split
+from ._layout import Split, set_size
 from ._operands import Operands
 
 Shape = tuple[int, ...]

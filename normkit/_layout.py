@@ -112,6 +112,11 @@ def _parts(split: Split, operands: tuple[Strides, ...]) -> list[tuple[int, bool,
     return found
 
 
+def set_size(split: Split) -> int:
+    """Elements of one set."""
+    return prod(size for parts in split for size, reduced in parts if reduced)
+
+
 @lru_cache(maxsize=4096)
 def kept_order(split: Split, x: Strides) -> tuple[int, ...]:
     """The kept parts as the sets lie in memory: indices into the kept parts in axis order."""

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _engine, _interop
+from . import _interop
 from ._dtypes import Array, DType, accumulator, name_of
 from ._gradients import Fit, Pull, fit, pull_for, standardize, sum_to
 from ._interop import Incoming
+from ._layout import set_size
 from ._problem import Problem
 from ._recall import form_of, keep
 
@@ -151,7 +152,7 @@ class StylePullback:
         if alpha != 1.0:
             total += (1.0 - alpha) * library.cast(native(array), dx.dtype)
             total = library.cast(total, content_like.dtype)
-        share = alpha / max(1, _engine.set_size(self._style.split))
+        share = alpha / max(1, set_size(self._style.split))
         shape = tuple(self._style.sets.shape[1:])
         dmean, dstd = (library.view(share * library.reshape(row, shape)) for row in sums)
         dstyle = _interop.new_like(style, style_like.dtype, style_like.aligned)

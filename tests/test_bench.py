@@ -66,6 +66,18 @@ def test_every_address_runs(norm, behind):
     reference.assert_close(bench.time_norm(norm, behind), bench.case.forward(bench.x.astype(float)))
 
 
+@pytest.mark.parametrize("layout", corners.OTHER)
+@pytest.mark.parametrize("norm", corners.TURNED)
+def test_every_order_runs(norm, layout):
+    bench = corners.Orders()
+    bench.shrink = 4
+    bench.setup(norm, layout)
+    assert bench.out.strides != bench.x.strides
+    reference.assert_close(bench.time_norm(norm, layout), bench.case.forward(bench.x.astype(float)))
+    bench.time_copy(norm, layout)
+    assert np.array_equal(bench.out, bench.x)
+
+
 @pytest.mark.parametrize("norm", overhead.Small.params[0])
 @pytest.mark.parametrize("shape", overhead.Small.params[1])
 def test_small_calls_run(norm, shape):

@@ -192,6 +192,15 @@ def test_a_result_in_another_order_is_normalized_there():
         assert found is None or found.op.x is found.op.y is out
 
 
+def test_what_is_not_worth_three_kernels_is_written_where_it_lies():
+    """Little, and sets so small that their statistics would take more memory than they do."""
+    few, small = ((2, 16, 15, 17), (2, 3)), ((2, 63, 40, 60), (1,))
+    for shape, axes in (few, small):
+        x = images(shape=shape)
+        split = tuple(((n, axis in axes),) for axis, n in enumerate(shape))
+        assert turned.turned(Operands(x, np.zeros_like(LAYOUTS["channels-last"](x)), None, None, split, center=True)) is None
+
+
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7)])
 def test_sets_that_wait_for_float64_in_another_order(axes, shape):

@@ -236,11 +236,12 @@ def test_gradients_of_long_weights_are_collected_in_pieces(shape):
     assert plan_for(x, 1, None, gradient=True).piece == 0
 
 
+@pytest.mark.parametrize("other", ["NCHW", "channels-last"])
 @pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
-def test_no_temporaries_on_many_threads(layout):
+def test_no_temporaries_on_many_threads(layout, other):
     """Beside the result: the statistics, and a fixed number of bytes for each thread."""
     x = LAYOUTS[layout](images(shape=(4, 16, 160, 150)))
-    out = np.empty_like(x)
+    out = np.empty_like(LAYOUTS[other](x))
     assert threads.may_run_parallel(), "this test needs two threads and OpenMP"
     for norm in (nk.instance_norm, nk.batch_norm, nk.layer_norm):
         norm(x, out=out)

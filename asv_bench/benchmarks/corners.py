@@ -90,3 +90,33 @@ class Addresses:
 
     def time_norm(self, norm, behind):  # noqa: ARG002
         return self.case.forward(self.x, out=self.out)
+
+
+OTHER = {"NC*": "N*C", "N*C": "NC*"}
+TURNED = {  # what networks and pictures are turned for: other libraries norm, and then copy
+    "instance": (CASES["style transfer, instance"], "float32"),
+    "small maps": (CASES["ResNet stage 4, group"], "float32"),
+    "channels": (CASES["ConvNeXt, layer over channels"], "float32"),
+    "pictures": (Case((8, 3, 512, 512), nk.instance_norm, None, "three bytes of a pixel"), "uint8"),
+}
+
+
+class Orders:
+    """A norm whose result lies in another order than x, beside NumPy's copy to that order."""
+
+    params = (list(TURNED), list(OTHER))
+    param_names = ("norm", "layout")
+    shrink = 1
+
+    def setup(self, norm, layout):
+        """Data, warm."""
+        self.case, dtype = TURNED[norm]
+        self.x = make(self.case, layout, dtype, shrink=self.shrink)
+        self.out = np.full_like(make(self.case, OTHER[layout], shrink=self.shrink), 1)
+        self.time_norm(norm, layout)
+
+    def time_norm(self, norm, layout):  # noqa: ARG002
+        return self.case.forward(self.x, out=self.out)
+
+    def time_copy(self, norm, layout):  # noqa: ARG002
+        np.copyto(self.out, self.x)

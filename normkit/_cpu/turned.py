@@ -10,7 +10,7 @@ from math import prod
 import numpy as np
 
 from .._dtypes import Array
-from .._layout import Split, Strides, kept_order
+from .._layout import Split, Strides, kept_order, set_size
 from .._operands import Operands
 from .plan import layout_of, strides_of
 from .reorder import turning
@@ -19,6 +19,8 @@ from .reorder import turning
 # channels to channels last and batch norm back: of (4, 16, 7, 7) 17 / 20 and 9 / 15, of (8, 16, 8, 8) 39 / 28 and 13 / 17, of
 # (8, 32, 8, 8) 48 / 30 and 23 / 20, of (32, 64, 16, 16) 1220 / 392 and 622 / 168 (two threads, Zen 4, 2026-11).
 _LEAST = 1 << 13
+# The least elements of a set: what is kept of each meanwhile takes up to 72 bytes.
+_LEAST_OF_SET = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,12 @@ def turned(op: Operands) -> Turned | None:
     Read and written where they lie, numbers would go one by one: instance norm of (8, 64, 256, 256) to channels last took 77 to
     127 ms, batch norm 165, and a copy of NumPy's to that order takes 118 (two threads, Zen 4, 2026-11).
     """
-    turn = turning(op.x, op.y) if op.dy is None and op.x.size >= _LEAST else None
+    enough = op.x.size >= _LEAST and set_size(op.split) >= _LEAST_OF_SET
+    turn = turning(op.x, op.y) if op.dy is None and enough else None
     if turn is None:
         return None
     steps = (strides_of(layout_of(each), op.x.ndim) for each in (op.x, op.y))
-    return Turned(replace(op, x=op.y, fresh=False), turn, _places(op.split, *steps))
+    return Turned(replace(op, x=op.y), turn, _places(op.split, *steps))
 
 
 @lru_cache(maxsize=256)
