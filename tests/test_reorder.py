@@ -172,7 +172,7 @@ def _results(x, axes, out, **given):
 
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7), (2, 3, 70, 50), (1, 300, 3, 20)])
+@pytest.mark.parametrize("shape", [(3, 32, 20, 70), (40, 96, 7, 7), (2, 3, 70, 50), (1, 300, 3, 20)])
 def test_the_order_of_a_result_changes_no_bit(shape, dtype, axes):
     """Nor does the norm change x."""
     x, weight = as_dtype(images(shape=shape), dtype), uneven((shape[1], 1, 1), np.float32)
@@ -202,7 +202,7 @@ def test_what_is_not_worth_three_kernels_is_written_where_it_lies():
 
 
 @pytest.mark.parametrize("axes", AXES)
-@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7)])
+@pytest.mark.parametrize("shape", [(3, 32, 20, 70), (40, 96, 7, 7)])
 def test_sets_that_wait_for_float64_in_another_order(axes, shape):
     """Some for the range of their numbers, some for a scale that float32 does not hold."""
     x = images(shape=shape)
@@ -217,7 +217,7 @@ def test_sets_that_wait_for_float64_in_another_order(axes, shape):
 
 @pytest.mark.parametrize("axes", AXES)
 def test_given_moments_and_another_order(axes):
-    x = images(shape=(3, 32, 40, 60))
+    x = images(shape=(3, 32, 20, 70))
     given = nk.moments(x * 1.5 + 1, axes)
     for laid in _orders(x):
         for out in _orders(np.zeros_like(x)):
