@@ -24,7 +24,9 @@ from .simd import Elements, primitive
 from .threads import Launcher
 from .vectors import least, out_of_line
 
-_ABREAST = 8  # numbers that are copied one by one in a pass of a loop
+# Numbers that are copied one by one in a pass of a loop, all read before any is written: pictures, uint8 of channels-last
+# (4, 3, 512, 512), to float32 planes take 0.7 ms so, 2.0 by one at a time, where NumPy's copy takes 1.3 to 2.0.
+_ABREAST = 8
 _SQUARE = 16  # numbers of a side: a cache line of float32
 # A block: so many numbers of a line of what is read, by so many of one of what is written; the last one up to twice as many.
 # (4, 320, 64, 64) to channels last and back takes 1.7 and 2.1 ms so, 1.9 and 2.4 of 64 in a line, 2.3 and 2.5 of 32, while a
@@ -110,18 +112,16 @@ def _turn(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: 
 
 @primitive
 def _turn_few(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: Any, width: Any, height: Any) -> Any:
-    """to[p + j * row + k] = source[o + k * step + j] for j in [0, width) and k in [0, height), one by one."""
+    """to[p + j * row + k] = source[o + k * step + j] for j in [0, width) and k in [0, height): few times many, one by one."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         block, one, (width, height) = _Block(context, builder, sig, args), args[1].type(1), args[6:]
-        flat = builder.icmp_signed("<", height, width)
-
-        def either(there: ir.Value, else_: ir.Value) -> ir.Value:
-            return builder.select(flat, there, else_)
-
-        with cgutils.for_range(builder, either(height, width)) as outer:
-            line = block.along(outer.index, *(either(*pair) for pair in ((block.step, one), (one, block.row))))
-            line.copy(either(width, height), *(either(*pair) for pair in ((one, block.step), (block.row, one))))
+        flat = builder.icmp_signed("<", height, width)  # the few are lines of the source, else of the result
+        pairs = (height, width), (block.step, one), (one, block.row)
+        few, *apart = (builder.select(flat, *pair) for pair in pairs)
+        many, *near = (builder.select(flat, *reversed(pair)) for pair in pairs)
+        with cgutils.for_range(builder, few) as line:
+            block.along(line.index, *apart).copy(many, *near)
         return context.get_dummy_value()
 
     sizes = (types.intp,) * 2
