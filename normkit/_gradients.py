@@ -33,7 +33,7 @@ class Fit:
 
 Pull = Callable[[Fit, Any, Any], Any]
 Spread = Callable[[Array, Array], Array]  # of dy and dx
-# Where neighbours of x have numbers in dy that are none, and these repeat, as the one of y.sum(), or are too few to turn, a
+# Where neighbours of x have numbers in dy that are none, and these repeat, as the one of y.sum(), or cannot be turned, a
 # line of so many is copied, if that makes at most so many in all: 1 MiB of float32. Some kernels read lines, or else number by
 # number. Gradient of channels-last (8, 64, 128, 128), dy one number, in ms: 5.8 so, 22 without; of group norm, dy channels
 # first, which is turned, 6.6 to 8, and 73 without (Zen 4, 2026-11).

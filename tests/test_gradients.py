@@ -290,7 +290,7 @@ def test_weight_of_a_set_and_bias_of_every_element():
 @pytest.mark.parametrize("gap", ["channels", "pixels"])
 @pytest.mark.parametrize("norm", [nk.instance_norm, nk.batch_norm])
 def test_a_large_dy_with_gaps_between_few_channels(norm, gap):
-    """Too large to be copied, and too few channels to be put in order: it is read where it lies."""
+    """Too large to be copied, and in the order of x: it is read where it lies."""
     x = np.moveaxis(uneven((2, 200, 120, 8), np.float32), -1, 1)
     whole = uneven((2, 200, 120, 16) if gap == "channels" else (2, 200, 240, 8))
     dy = np.moveaxis(whole[..., :8] if gap == "channels" else whole[:, :, ::2], -1, 1)

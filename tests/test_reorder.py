@@ -31,7 +31,11 @@ def _shapes(draw):
 
 
 # What is read and what it becomes: the same, or what a kernel reads of it.
-KINDS = [("u2", "u2"), ("u4", "u4"), ("u8", "u8"), ("u1", "f4"), ("i2", "f4"), ("f2", "f4"), ("?", "f4"), ("i8", "f8")]
+KINDS = [
+    *((bits, bits) for bits in ("u2", "u4", "u8")),
+    *((narrow, "f4") for narrow in ("?", "u1", "i2", "f2")),
+    *((wide, "f8") for wide in ("f4", "i8")),
+]
 
 
 @given(_shapes(), st.sampled_from(KINDS), st.data())
@@ -83,9 +87,11 @@ def test_channels_last_and_back(shape):
         to = np.zeros_like(like)
         assert np.array_equal(reorder.turning(source, to)(source, to), x)
     assert reorder.turning(x, np.zeros_like(x)) is None
+    exact = np.zeros_like(last, dtype=np.float64)
+    assert np.array_equal(reorder.turning(x, exact)(x, exact), x)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (1, 16, 4, 4), (8, 64, 130, 120)])
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (1, 16, 4, 4), (8, 64, 130, 120), (2, 3, 70, 50)])
 def test_a_dy_in_another_order_is_put_in_order_where_the_gradient_goes(shape):
     """However large or small; where it lies it would take 4 to 20 times as long."""
     x, dy = images(shape=shape), uneven(shape, np.float32)
@@ -111,7 +117,7 @@ def _same(found, expected):
 
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7), (1, 20, 210, 200)])
+@pytest.mark.parametrize("shape", [(3, 32, 40, 60), (40, 48, 7, 7), (1, 20, 210, 200), (2, 3, 70, 50)])
 def test_the_order_of_dy_changes_no_bit(shape, dtype, axes):
     """Nor does the gradient change dy."""
     x, dy, weight = as_dtype(images(shape=shape), dtype), as_dtype(uneven(shape), dtype), uneven((shape[1], 1, 1))
@@ -121,6 +127,19 @@ def test_the_order_of_dy_changes_no_bit(shape, dtype, axes):
         for other in _orders(dy):
             assert _same(pullback(other), expected)
             assert np.array_equal(other, dy)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("dtypes", [("float32", "float16"), ("float64", "float32"), ("float16", "float32")])
+def test_the_order_of_a_dy_in_a_dtype_of_its_own_changes_no_bit(dtypes, axes):
+    """That which dx holds, and that which it does not."""
+    shape = (3, 32, 40, 60)
+    x, dy = (as_dtype(values, dtype) for values, dtype in zip((images(shape=shape), uneven(shape)), dtypes, strict=True))
+    for laid, own in zip(_orders(x), _orders(dy), strict=True):
+        pullback = nk.vjp(nk.normalize, laid, axes)[1]
+        expected = pullback(own)
+        for other in _orders(dy):
+            assert _same(pullback(other), expected)
 
 
 @pytest.mark.parametrize("axes", AXES)
@@ -193,7 +212,7 @@ def test_a_result_in_another_order_is_normalized_there():
 
 
 def test_what_is_not_worth_three_kernels_is_written_where_it_lies():
-    """Little, and sets so small that their statistics would take more memory than they do."""
+    """Little, and sets so small that their statistics would take more than a quarter of their memory."""
     few, small = ((2, 16, 15, 17), (2, 3)), ((2, 63, 40, 60), (1,))
     for shape, axes in (few, small):
         x = images(shape=shape)

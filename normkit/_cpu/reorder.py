@@ -1,4 +1,7 @@
-"""Numbers copied to memory of another order: squares of them are read in lines, turned in registers and written in lines."""
+"""Numbers copied to memory of another order: squares of them are read in lines, turned in registers and written in lines.
+
+What is too narrow for a square goes one by one.
+"""
 
 from __future__ import annotations
 
@@ -194,8 +197,8 @@ def turning(like: Array, to: Array) -> Callable[[Array, Array], Array] | None:
     take, give, tasks = flat_for(like), flat_for(to), ceil_div(int(geo[1, _BLOCKS]), int(geo[1, _PER_TASK]))
 
     def run(values: Array, to: Array) -> Array:
-        source, result = take(values), give(to)
-        launch(*((source.view(bits), result.view(bits)) if same else (source, result)), geo, 0, tasks)
+        pair = take(values), give(to)
+        launch(*(each.view(bits) if same else each for each in pair), geo, 0, tasks)
         return to
 
     return run

@@ -19,7 +19,7 @@ from .reorder import turning
 # channels to channels last and batch norm back: of (4, 16, 7, 7) 17 / 20 and 9 / 15, of (8, 16, 8, 8) 39 / 28 and 13 / 17, of
 # (8, 32, 8, 8) 48 / 30 and 23 / 20, of (32, 64, 16, 16) 1220 / 392 and 622 / 168 (two threads, Zen 4, 2026-11).
 _LEAST = 1 << 13
-# The least elements of a set: what is kept of each meanwhile takes up to 72 bytes.
+# The least elements of a set: what is kept of each meanwhile takes up to 72 bytes, where 64 of float32 are 256.
 _LEAST_OF_SET = 64
 
 
