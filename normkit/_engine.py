@@ -14,7 +14,7 @@ import numpy as np
 from . import _cpu
 from ._dtypes import Array, accumulator, name_of, result_name
 from ._interop import library_of
-from ._layout import Split, kept_order, set_size
+from ._layout import Split, order_in_memory, set_size
 from ._moments import Moments
 from ._operands import Operands
 from .sets import moments_shape
@@ -120,7 +120,7 @@ def order_of(x: Array, split: Split) -> Order:
 @lru_cache(maxsize=4096)
 def _order(split: Split, strides: tuple[int, ...]) -> Order:
     sizes = [size for parts in split for size, reduced in parts if not reduced]
-    order = kept_order(split, strides)
+    order = order_in_memory(split, strides)
     back = sorted(range(len(order)), key=order.__getitem__)
     to, fro = ((0, *(k + 1 for k in axes)) for axes in (order, back))
     lying = tuple(sizes[k] for k in order)

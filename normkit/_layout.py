@@ -56,6 +56,7 @@ class SetView:
     apply_lanes: int  # as `lane`, in the apply pass; 0: set by set, along the innermost segment
     affine_varies: bool  # whether weight or bias changes from position to position of the lanes
     gradient: bool  # of a gradient: dy in the place of bias, read by the sums too
+    stepped: bool  # whether sums are in the order of sets whose neighbours lie apart, though those of x do not
 
     @property
     def set_lanes(self) -> int:
@@ -118,10 +119,10 @@ def set_size(split: Split) -> int:
 
 
 @lru_cache(maxsize=4096)
-def kept_order(split: Split, x: Strides) -> tuple[int, ...]:
-    """The kept parts as the sets lie in memory: indices into the kept parts in axis order."""
-    kept = [(size, strides) for size, reduced, strides in _parts(split, (x,)) if not reduced]
-    return tuple(sorted(range(len(kept)), key=lambda k: _rank(kept[k]), reverse=True))
+def order_in_memory(split: Split, x: Strides, reduced: bool = False) -> tuple[int, ...]:
+    """The kept parts, or the reduced ones, as they lie in memory: indices into these in axis order."""
+    parts = [(size, strides) for size, of_set, strides in _parts(split, (x,)) if of_set == reduced]
+    return tuple(sorted(range(len(parts)), key=lambda k: _rank(parts[k]), reverse=True))
 
 
 def _rank(segment: Segment) -> float:
@@ -131,10 +132,12 @@ def _rank(segment: Segment) -> float:
 
 
 @lru_cache(maxsize=4096)
-def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Strides, gradient: bool = False) -> SetView:
+def set_view(
+    split: Split, x: Strides, y: Strides, weight: Strides, bias: Strides, gradient: bool = False, stepped: bool = False
+) -> SetView:
     """The view of sets `split` on operands with these strides (in elements, one per axis of x; no axis is empty).
 
-    Of a gradient, y is dx and dy stands in the place of bias.
+    Of a gradient, y is dx and dy stands in the place of bias. `stepped`: see `SetView`.
     """
     operands = (x, y, weight, bias)
     shape = [prod(size for size, _ in parts) for parts in split]
@@ -147,7 +150,7 @@ def set_view(split: Split, x: Strides, y: Strides, weight: Strides, bias: Stride
     kept, reduced = (_merge(by_stride[wanted]) or ((1, (0, 0, 0, 0)),) for wanted in (False, True))
     summed = (1, 0, 1, 1) if gradient else (1, 0, 0, 0)  # the operands that the sums read
     walk = _merge([(n, tuple(s * on for s, on in zip(steps, summed, strict=True))) for n, steps in by_stride[True]])
-    return _schedule(kept, reduced, walk or ((1, (0, 0, 0, 0)),), offsets, gradient)
+    return _schedule(kept, reduced, walk or ((1, (0, 0, 0, 0)),), offsets, gradient, stepped)
 
 
 def _width(sets: int, lanes: int) -> int:
@@ -170,7 +173,12 @@ def _short_run(length: int, step: int, gradient: bool, weighed: bool) -> int:
 
 
 def _schedule(
-    kept: tuple[Segment, ...], reduced: tuple[Segment, ...], walk: tuple[Segment, ...], offsets: Strides, gradient: bool
+    kept: tuple[Segment, ...],
+    reduced: tuple[Segment, ...],
+    walk: tuple[Segment, ...],
+    offsets: Strides,
+    gradient: bool,
+    stepped: bool,
 ) -> SetView:
     """Choose tile and lanes. Only `lane` changes bits, and it follows from the set alone."""
     sets, set_step = kept[-1][0], kept[-1][1][0]
@@ -180,6 +188,7 @@ def _schedule(
     if (
         len(walk) > 1
         and step == 1
+        and not stepped
         and inner < _short_run(inner, abs(walk[-2][1][0]), gradient, walk[-1][1][2] != 0)
         and size >= FEW_ROWS * inner
     ):
@@ -201,4 +210,4 @@ def _schedule(
         apply_lanes = 0
     outer = reduced[:-1] if apply_lanes > 1 else reduced
     varies = any(s[k] != 0 for _, s in outer for k in affine)
-    return SetView(kept, reduced, walk, lane, offsets, tile, apply_lanes, varies, gradient)
+    return SetView(kept, reduced, walk, lane, offsets, tile, apply_lanes, varies, gradient, stepped)

@@ -1,5 +1,5 @@
-"""Numbers in another order than x: a dy is put in order in the memory of dx, where the gradient then takes its place, and x in
-that of a result.
+"""Numbers in another order than x, or with steps: a dy is put in order in the memory of dx, where the gradient then takes its
+place, and x in that of a result.
 """
 
 import itertools
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import normkit as nk
 from normkit import _gradients
-from normkit._cpu import reorder, turned
+from normkit._cpu import calls, reorder, turned
+from normkit._layout import set_size
 from normkit._operands import Operands
 from tests import strategies
 from tests.test_gradients import uneven
@@ -52,10 +53,9 @@ def test_any_array_to_any_order(shape, kinds, data):
         assert turn(source, to) is to
         assert np.array_equal(to, values)
         assert memory[0] == memory[-1] == 0
-    else:  # what is read is no line, or the same one
-        lines = [n for n, s in zip(shape, source.strides, strict=True) if s == source.itemsize and n > 1]
+    else:  # what is read is a line of the result, or all that there is
         inner = next((axis for axis in reversed(order) if shape[axis] > 1), 0)
-        assert not lines or source.strides[inner] == source.itemsize
+        assert values.size == 1 or source.strides[inner] == source.itemsize
 
 
 def test_what_a_result_does_not_hold_stays_where_it_is():
@@ -241,6 +241,101 @@ def test_given_moments_and_another_order(axes):
     for laid in _orders(x):
         for out in _orders(np.zeros_like(x)):
             assert _same(*_results(laid, axes, out, moments=given))
+
+
+STEPS = {"backwards": -1, "every second": 2, "every third, backwards": -3}
+
+
+def _with_steps(values, axis, step, layout):
+    """The same numbers along an axis of larger memory."""
+    room = [n * abs(step) if k == axis else n for k, n in enumerate(values.shape)]
+    x = LAYOUTS[layout](np.zeros(room, values.dtype))[(slice(None),) * axis + (slice(None, None, step),)]
+    x[...] = values
+    return x
+
+
+def _where_it_lies(x, out, split, monkeypatch):
+    """A norm, and its statistics, of x read as it lies."""
+    with monkeypatch.context() as patch:
+        patch.setattr(calls, "turned", lambda _: None)
+        return out, calls.forward(Operands(x, out, None, None, split, center=True), 0.0, 0.0, want_moments=True)
+
+
+@pytest.mark.parametrize("axes", [*AXES, "n (g [c]) [...]"])
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_steps_change_no_bit(axis, step, layout, axes, monkeypatch):
+    """Of a result in lines, whether x is put in order there or read as it lies; nor does the norm change x."""
+    for shape, dtype in itertools.product(((3, 32, 20, 70), (2, 3, 70, 50)), ("uint8", "float16", "float32", "float64")):
+        values = as_dtype(images(shape=shape), dtype)
+        if dtype != "uint8":
+            values[1, 2, :7] *= values.dtype.type(1e-7)
+        x = _with_steps(values, axis, step, layout)
+        out, own = (np.zeros_like(x, np.float32 if dtype == "uint8" else x.dtype) for _ in range(2))
+        split = nk.NormSet(axes, **({"g": 1 if shape[1] % 2 else 4} if isinstance(axes, str) else {})).split(shape)
+        op = Operands(x, out, None, None, split, center=True)
+        lines_step = axis == (3 if layout == "NCHW" else 1)
+        assert turned.turned(op) is not None or not lines_step or set_size(split) < 64
+        assert _same((out, calls.forward(op, 0.0, 0.0, want_moments=True)), _where_it_lies(x, own, split, monkeypatch))
+        assert np.array_equal(x, values)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("step", [-1, 2])
+def test_sets_with_steps_that_wait_for_float64(axes, step, monkeypatch):
+    """They read x in the result, where others were written."""
+    values = images(shape=(3, 32, 20, 70))
+    values[1, 3] *= 1e37
+    values[0, 5] *= 1e-37
+    values[2, 7] = np.inf
+    values[0, 0] = np.nan
+    for layout, axis in itertools.product(("NCHW", "channels-last"), (1, 3)):
+        x = _with_steps(values, axis, step, layout)
+        split = nk.NormSet(axes).split(x.shape)
+        out, own = np.zeros_like(x), np.zeros_like(x)
+        found = calls.forward(Operands(x, out, None, None, split, center=True), 0.0, 0.0, want_moments=True)
+        assert _same((out, found), _where_it_lies(x, own, split, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    ("view", "axes", "first"),
+    [
+        (lambda x: x[..., ::-1], (1, 2), True),  # pictures, channels last: BGR
+        (lambda x: x[..., :3], (1, 2), True),  # RGB of RGBA
+        (lambda x: x[:, :, ::-1], (1, 2), True),  # mirrored
+        (lambda x: x[..., ::2, :], (2, 3), False),  # neighbours of a set: lanes
+        (lambda x: x[..., ::-1], (1, 2, 3), True),
+        (lambda x: x[..., ::-1], (0, 1), True),
+        (lambda x: x[..., :3], (1, 2, 3), False),
+    ],
+)
+def test_pictures_with_steps_are_put_in_order_first(view, axes, first):
+    """And their statistics are those of what is in order, if that is the same."""
+    x = view(images(shape=(2, 60, 70, 4)))
+    split = nk.NormSet(axes).split(x.shape)
+    found = turned.turned(Operands(x, np.zeros_like(x), None, None, split, center=True))
+    assert found is not None
+    assert found.first is first
+
+
+def test_what_steps_in_the_result_too_is_written_where_it_lies():
+    x = images(shape=(2, 60, 70, 6))[..., ::2]
+    split = nk.NormSet((1, 2)).split(x.shape)
+    assert turned.turned(Operands(x, x, None, None, split, center=True)) is None
+    assert turned.turned(Operands(x, np.zeros((2, 60, 70, 6), np.float32)[..., ::2], None, None, split, center=True)) is None
+
+
+@pytest.mark.parametrize("step", [-1, 2])
+def test_a_dy_with_steps_is_put_in_order_where_the_gradient_goes(step):
+    shape = (3, 32, 40, 60)
+    x, dy = images(shape=shape), uneven(shape, np.float32)
+    for layout, axis in (("NCHW", 3), ("channels-last", 1)):
+        laid, own = LAYOUTS[layout](x), LAYOUTS[layout](dy)
+        other, dx = _with_steps(dy, axis, step, layout), np.zeros_like(laid)
+        assert _gradients.spreading(other, laid, dx)(other, dx) is dx
+        pullback = nk.vjp(nk.instance_norm, laid)[1]
+        assert _same(pullback(other), pullback(own))
 
 
 @given(_shapes(), st.data())

@@ -29,12 +29,29 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
     lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
     weight, bias = lay_weight(op.weight), lay_bias(op.bias)
     other = turned(op)
-    plan = plan_of(op if other is None else other.op, weight, bias)
+    first = other if other is not None and other.first else None
+    if first is not None:
+        op, other = first.op, None
+    plan = plan_of(op, weight, bias, stepped=first is not None)
     takes = (flat_for(op.x), flat_for(op.y), taking(lay_weight, op.weight, weight), taking(lay_bias, op.bias, bias))
     divisor = plan.set_size - correction
     if plan.fused and other is None:
-        return _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
-    return _in_two(_Statistics(op.x, op.split, op.center, op.wide), other, plan, takes, divisor, eps, want_moments)
+        run = _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
+    else:
+        statistics = _Statistics(op.x, op.split, op.center, op.wide, stepped=first is not None)
+        plan = plan_of(op if other is None else other.op, weight, bias)
+        run = _in_two(statistics, other, plan, takes, divisor, eps, want_moments)
+    return run if first is None else _in_place(first.turn, run)
+
+
+def _in_place(turn: Callable[[Array, Array], Array], run: Run) -> Run:
+    """`run` on x as `turn` puts it in order in y."""
+
+    def turned_first(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Any:
+        turn(x, y)
+        return run(y, y, weight, bias)
+
+    return turned_first
 
 
 def _in_one(plan: Plan, takes: Any, share: float, eps: float, wide: bool, want_moments: bool) -> Run:
@@ -100,10 +117,10 @@ class _Statistics:
 
     __slots__ = ("launch", "plan", "tasks", "wide")
 
-    def __init__(self, like: Array, split: Split, center: bool, wide: bool) -> None:
-        self.plan, self.wide = plan_of(Operands(like, like, None, None, split, center), NONE, NONE), wide
+    def __init__(self, like: Array, split: Split, center: bool, wide: bool, stepped: bool = False) -> None:
+        self.plan, self.wide = plan_of(Operands(like, like, None, None, split, center), NONE, NONE, stepped), wide
         self.tasks = self.plan.groups * self.plan.chunks
-        self.launch = launchers(runs.partial_moments if self.plan.in_runs else kernels.partial_moments, self.plan)
+        self.launch = launchers(runs.partial_moments if self.plan.sums_in_runs else kernels.partial_moments, self.plan)
 
     def of(self, x: Array) -> tuple[Array, Array]:
         """Moments from the memory of x, and which sets needed float64."""

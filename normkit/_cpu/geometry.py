@@ -140,7 +140,12 @@ def in_columns(view: SetView, itemsize: int) -> bool:
 
 def sums_as_runs(view: SetView) -> bool:
     """Whether the statistics are those of runs, wherever results and affines lie: bits depend on x alone."""
-    return view.tile * view.set_lanes == 1 and (view.walk[-1][1][0] == 1 or view.set_size == 1)
+    return view.tile * view.set_lanes == 1 and (_in_line(view) or view.set_size == 1)
+
+
+def _in_line(view: SetView) -> bool:
+    """Whether neighbours of a set are summed as such, not in the order of those that lie apart."""
+    return view.walk[-1][1][0] == 1 and not view.stepped
 
 
 def _memory(view: SetView, fresh: bool, itemsize: int) -> int:
@@ -250,7 +255,7 @@ def tile_groups(view: SetView) -> int:
 
 def chunk_rows(view: SetView, rows: int) -> int:
     """Positions of a chunk of `rows` of a set. That follows from the set alone, since bits do from that."""
-    if view.set_lanes == 1 and view.walk[-1][1][0] == 1:
+    if view.set_lanes == 1 and _in_line(view):
         return CHUNK
     return min(CHUNK, max(CHUNK_LEAST, 1 << (ceil_div(rows, 8) - 1).bit_length()))
 

@@ -48,6 +48,7 @@ class Plan:
     collects: bool  # and the sums over sets of each position too
     piece: int  # positions of all sets for which one task can add these up while it sums the sets; or 0
     in_runs: bool  # for the kernels of `runs`
+    sums_in_runs: bool  # and for those of statistics alone
     short: bool  # and each set in one run, of a block
     in_columns: bool  # or small ones side by side, for their kernel
     apart: bool | None  # what the others are compiled for: True or None
@@ -55,18 +56,19 @@ class Plan:
 
 @lru_cache(maxsize=4096)
 def _plan(
-    split: Split, flags: tuple[bool, bool, bool], x: Layout, y: Layout, weight: Layout, last: Layout, few: int, most: int
+    split: Split, flags: tuple[bool, bool, bool, bool], x: Layout, y: Layout, weight: Layout, last: Layout, few: int, most: int
 ) -> Plan:
     """The plan of a call; fewer tiles than both `few` and `most` are split into chunks. `last` is bias, or dy.
 
-    flags: center, fresh, gradient.
+    flags: center, fresh, gradient, stepped (see `SetView`).
     """
-    center, fresh, gradient = flags
+    center, fresh, gradient, stepped = flags
     operands = [strides_of(layout, len(x[0])) for layout in (x, y, weight, last)]
-    view = set_view(split, *operands, gradient)
+    view = set_view(split, *operands, gradient, stepped)
     chunks, groups, in_runs = geometry.chunk_count(view, view.rows), geometry.tile_groups(view), geometry.in_runs(view)
+    sums_in_runs = geometry.sums_as_runs(view)
     few = few // _SHORTER if view.rows <= geometry.CHUNK else few
-    fused = (chunks == 1 or view.tiles >= min(few, most)) and (gradient or geometry.sums_as_runs(view) == in_runs)
+    fused = (chunks == 1 or view.tiles >= min(few, most)) and (gradient or sums_in_runs == in_runs)
     return Plan(
         geo=geometry.pack(view, center, fresh, y[2]),
         n_sets=view.n_sets,
@@ -79,6 +81,7 @@ def _plan(
         collects=geometry.collects(view, groups if fused else groups * chunks, fused),
         piece=geometry.piece(view),
         in_runs=in_runs,
+        sums_in_runs=sums_in_runs,
         short=geometry.is_short(view),
         in_columns=geometry.in_columns(view, y[2]),
         apart=geometry.apart(view) or None,
@@ -90,9 +93,9 @@ def layout_of(array: Array) -> Layout:
     return array.shape, array.strides, array.itemsize
 
 
-def plan_of(op: Operands, weight: Array, bias: Array) -> Plan:
-    """The plan of a call with these affine arrays."""
-    last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None)
+def plan_of(op: Operands, weight: Array, bias: Array, stepped: bool = False) -> Plan:
+    """The plan of a call with these affine arrays. `stepped`: see `SetView`."""
+    last, flags = bias if op.dy is None else op.dy, (op.center, op.fresh, op.dy is not None, stepped)
     few = min(_FUSED_TILES, op.x.size // _FUSED_ELEMENTS) if op.x.size >= threads.PARALLEL_ELEMENTS else 0
     most = _FUSED_TILES_PER_THREAD * threads.count()
     return _plan(op.split, flags, layout_of(op.x), layout_of(op.y), layout_of(weight), layout_of(last), few, most)

@@ -37,8 +37,9 @@ _SQUARE = 16  # numbers of a side: a cache line of float32
 _WIDTH, _HEIGHT = 128, 1024
 _TASK = 1 << 15  # numbers
 # The geometry is that of `geometry.py`: blocks are its sets, X is read and Y is written. Row 1: blocks of a task, side by side,
-# below each other, and all of them. Last, the two segments of a block: that read in line, that written in line.
-_PER_TASK, _BESIDE, _BELOW, _BLOCKS = range(4)
+# below each other, and all of them; and the width of one. Last, the two segments of a block: that read in line, if one is, and
+# that written in line.
+_PER_TASK, _BESIDE, _BELOW, _BLOCKS, _WIDE = range(5)
 
 
 def _turned(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
@@ -56,7 +57,7 @@ def _turned(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 
 class _Block:
-    """Numbers that are read in lines `step` apart and written in lines `row` apart, across those."""
+    """Numbers that are read in lines `step` apart, maybe with gaps, and written in lines `row` apart, across those."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
         kinds = [sig.args[k].dtype for k in (0, 3)]
@@ -114,21 +115,26 @@ def _turn(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: 
 
 
 @primitive
-def _turn_few(typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: Any, width: Any, height: Any) -> Any:
-    """to[p + j * row + k] = source[o + k * step + j] for j in [0, width) and k in [0, height): few times many, one by one."""
+def _copy_each(
+    typingctx: Any, source: Any, o: Any, step: Any, to: Any, p: Any, row: Any, near: Any, width: Any, height: Any
+) -> Any:
+    """to[p + j * row + k] = source[o + k * step + j * near] for j in [0, width) and k in [0, height), one by one.
+
+    In loops along lines of the result, unless these are short.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        block, one, (width, height) = _Block(context, builder, sig, args), args[1].type(1), args[6:]
-        flat = builder.icmp_signed("<", height, width)  # the few are lines of the source, else of the result
-        pairs = (height, width), (block.step, one), (one, block.row)
-        few, *apart = (builder.select(flat, *pair) for pair in pairs)
-        many, *near = (builder.select(flat, *reversed(pair)) for pair in pairs)
-        with cgutils.for_range(builder, few) as line:
-            block.along(line.index, *apart).copy(many, *near)
+        block, one, (near, width, height) = _Block(context, builder, sig, args), args[1].type(1), args[6:]
+        flat = builder.icmp_signed("<", height, height.type(_SQUARE))
+        pairs = (height, width), (block.step, near), (one, block.row)
+        lines, *apart = (builder.select(flat, *pair) for pair in pairs)
+        many, *beside = (builder.select(flat, *reversed(pair)) for pair in pairs)
+        with cgutils.for_range(builder, lines) as line:
+            block.along(line.index, *apart).copy(many, *beside)
         return context.get_dummy_value()
 
     sizes = (types.intp,) * 2
-    return types.void(source, *sizes, to, *sizes, *sizes), codegen
+    return types.void(source, *sizes, to, *sizes, types.intp, *sizes), codegen
 
 
 @jit_inline
@@ -142,13 +148,13 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
     """Some blocks per task. The last squares of a block lie over some of those before, so that all are whole."""
     out_of_line()
     across, along, beside, below = geo.shape[0] - 2, geo.shape[0] - 1, entry(geo, 1, _BESIDE), entry(geo, 1, _BELOW)
-    step, row = entry(geo, along, X), entry(geo, across, Y)
+    step, row, near, wide = entry(geo, along, X), entry(geo, across, Y), entry(geo, across, X), entry(geo, 1, _WIDE)
     for k in range(begin * entry(geo, 1, _PER_TASK), least(end * entry(geo, 1, _PER_TASK), entry(geo, 1, _BLOCKS))):
         read, written, _, _ = set_origin(geo, k)
-        width = _length(geo, across, k % beside, beside, _WIDTH)
+        width = _length(geo, across, k % beside, beside, wide)
         height = _length(geo, along, k // beside % below, below, _HEIGHT)
-        if least(width, height) < _SQUARE:
-            _turn_few(source, read, step, to, written, row, width, height)
+        if near != 1 or least(width, height) < _SQUARE:
+            _copy_each(source, read, step, to, written, row, near, width, height)
             continue
         for i in range(0, height, _SQUARE):
             line = least(i, height - _SQUARE)
@@ -160,32 +166,34 @@ def turn(source: Any, to: Any, geo: Any, begin: int, end: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _packed(shape: tuple[int, ...], read: Strides, written: Strides) -> Array | None:
-    """The geometry, if there are lines in what is read and in what is written, along two axes."""
+    """The geometry, if there are lines in what is written, and not the same ones in what is read."""
     none = (0,) * len(shape)
     view = set_view(tuple(((n, False),) for n in shape), written, read, none, none)
     *outer, (lines, (on, step, *_)) = view.kept
-    across = next((k for k, (_, strides) in enumerate(outer) if strides[1] == 1), None)
-    if on != 1 or across is None:
+    if on != 1 or (step == 1 and (lines >= _SQUARE or not outer)):
         return None
-    size, (row, *_) = outer.pop(across)
-    below, beside = max(1, lines // _HEIGHT), max(1, size // _WIDTH)
-    outer += [(below, (_HEIGHT, step * _HEIGHT, 0, 0)), (beside, (row * _WIDTH, _WIDTH, 0, 0))]
+    outer = outer or [(1, (0, 0, 0, 0))]
+    across = min(range(len(outer)), key=lambda k: abs(outer[k][1][1]) or np.inf)
+    size, (row, near, *_) = outer.pop(across)
+    wide = _WIDTH if lines >= _SQUARE else _HEIGHT
+    below, beside = max(1, lines // _HEIGHT), max(1, size // wide)
+    outer += [(below, (_HEIGHT, step * _HEIGHT, 0, 0)), (beside, (row * wide, near * wide, 0, 0))]
     geo = np.zeros((HEADER + len(outer) + 2, len(COLUMNS)), np.int64)
     geo[0, KEPT : KEPT + 2] = HEADER, HEADER + len(outer)
-    per_task = max(1, _TASK // (min(lines, _HEIGHT) * min(size, _WIDTH)))
-    geo[1, :4] = per_task, beside, below, prod(n for n, _ in outer)
+    per_task = max(1, _TASK // (min(lines, _HEIGHT) * min(size, wide)))
+    geo[1, :5] = per_task, beside, below, prod(n for n, _ in outer), wide
     geo[2, [X, Y]] = view.offsets[1], view.offsets[0]
     for k, (n, (to, of, *_)) in enumerate(outer, HEADER):
         geo[k, [SIZE, X, Y]] = n, of, to
-    geo[-2:, [SIZE, X, Y]] = (size, 1, row), (lines, step, 1)
+    geo[-2:, [SIZE, X, Y]] = (size, near, row), (lines, step, 1)
     return geo
 
 
 def turning(like: Array, to: Array) -> Callable[[Array, Array], Array] | None:
     """What copies arrays of the form of `like` to those of the form of `to`, and returns these.
 
-    None where numbers follow one another along the same axis in both, or along none in one of them; and where what a kernel
-    reads of `like` is more than `to` holds.
+    None where numbers follow one another along the same axis in both, or along none in `to`; and where what a kernel reads of
+    `like` is more than `to` holds.
     """
     same, kind = like.dtype == to.dtype, name_of(to.dtype)
     if not same and accumulator(name_of(like.dtype), kind) != kind:

@@ -1,4 +1,4 @@
-"""A result in another order than x: x is put in order where the result goes, and normalized there."""
+"""A result in lines that x does not have: x is put in order where the result goes, and normalized there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from math import prod
 import numpy as np
 
 from .._dtypes import Array
-from .._layout import Split, Strides, kept_order, set_size
+from .._layout import Split, Strides, order_in_memory, set_size, set_view
 from .._operands import Operands
+from . import geometry
 from .plan import layout_of, strides_of
 from .reorder import turning
 
@@ -29,6 +30,7 @@ class Turned:
 
     op: Operands  # of what is normalized: x is y
     turn: Callable[[Array, Array], Array]
+    first: bool  # whether statistics are those of y, in the order of sets whose neighbours lie apart; else they are those of x
     places: Array | None  # where the numbers of each set are among those of x; None if they lie in one order
 
     def in_order(self, sets: Array) -> Array:
@@ -37,7 +39,7 @@ class Turned:
 
 
 def turned(op: Operands) -> Turned | None:
-    """How a result comes to another order than x. None where x is read as it lies, as lines of it are lines of the result.
+    """How a result comes to lines that x does not have. None where x is read as it lies.
 
     Read and written where they lie, numbers would go one by one: instance norm of (8, 64, 256, 256) to channels last took 77 to
     127 ms, batch norm 165, and a copy of NumPy's to that order takes 118 (two threads, Zen 4, 2026-11).
@@ -47,15 +49,23 @@ def turned(op: Operands) -> Turned | None:
     if turn is None:
         return None
     steps = (strides_of(layout_of(each), op.x.ndim) for each in (op.x, op.y))
-    return Turned(replace(op, x=op.y), turn, _places(op.split, *steps))
+    return Turned(replace(op, x=op.y), turn, *_sets(op.split, *steps))
 
 
 @lru_cache(maxsize=256)
-def _places(split: Split, x: Strides, y: Strides) -> Array | None:
-    """Of every set, in the order of y, its place in the order of x."""
-    before, after = kept_order(split, x), kept_order(split, y)
+def _sets(split: Split, x: Strides, y: Strides) -> tuple[bool, Array | None]:
+    """Whether sets may be summed in y, for the same bits; and of every set, in the order of y, its place in the order of x."""
+    before, after = (order_in_memory(split, steps) for steps in (x, y))
     if before == after:
-        return None
+        return _stepped(split, x, y), None
     sizes = [size for parts in split for size, reduced in parts if not reduced]
     places = np.arange(prod(sizes)).reshape([sizes[k] for k in before])
-    return places.transpose([before.index(k) for k in after]).ravel()
+    return False, places.transpose([before.index(k) for k in after]).ravel()
+
+
+def _stepped(split: Split, x: Strides, y: Strides) -> bool:
+    """Whether neighbours of a set lie apart in x, and in its order in y, and sums read lines of y but not of x."""
+    none, same = (0,) * len(split), order_in_memory(split, x, reduced=True) == order_in_memory(split, y, reduced=True)
+    given, copied = (set_view(split, steps, steps, none, none, stepped=steps == y) for steps in (x, y))
+    lies_apart = given.set_lanes == 1 and not geometry.sums_as_runs(given)
+    return same and lies_apart and (geometry.apart(given) or copied.tile > 1)
