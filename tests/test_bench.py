@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import normkit as nk
 from asv_bench.benchmarks import backward, corners, forward, overhead
 from normkit.bench import cases
 from tests import reference
@@ -75,6 +76,17 @@ def test_every_order_runs(norm, layout):
     assert bench.out.strides != bench.x.strides
     reference.assert_close(bench.time_norm(norm, layout), bench.case.forward(bench.x.astype(float)))
     bench.time_copy(norm, layout)
+    assert np.array_equal(bench.out, bench.x)
+
+
+@pytest.mark.parametrize("array", corners.STEPPED)
+def test_all_steps_run(array):
+    bench = corners.Steps()
+    bench.shrink = 4
+    bench.setup(array)
+    assert not np.array_equal(bench.x.strides, np.empty_like(bench.x).strides)
+    reference.assert_close(bench.time_norm(array), nk.normalize(bench.x.astype(float), bench.axes))
+    bench.time_copy(array)
     assert np.array_equal(bench.out, bench.x)
 
 

@@ -120,3 +120,41 @@ class Orders:
 
     def time_copy(self, norm, layout):  # noqa: ARG002
         np.copyto(self.out, self.x)
+
+
+def _pictures(dtype="float32"):
+    return np.moveaxis(make(Case((8, 3, 540, 960), nk.instance_norm, None, "pictures"), "N*C", dtype), 1, -1)
+
+
+STEPPED = {  # an array with steps, and the axes of a set
+    "BGR": (lambda: _pictures()[..., ::-1], (1, 2)),
+    "BGR of whole pictures": (lambda: _pictures()[..., ::-1], (1, 2, 3)),
+    "BGR, uint8": (lambda: _pictures("uint8")[..., ::-1], (1, 2)),
+    "RGB of RGBA, uint8": (lambda: np.ascontiguousarray(_pictures("uint8")[..., [0, 1, 2, 2]])[..., :3], (1, 2)),
+    "mirrored": (lambda: _pictures()[:, :, ::-1], (1, 2)),
+    "mirrored planes": (lambda: np.ascontiguousarray(np.moveaxis(_pictures(), -1, 1))[..., ::-1], (2, 3)),
+    "every second channel": (lambda: np.ones((8, 128, 128, 64), np.float32)[..., ::2], (1, 2)),
+    "every second sample": (lambda: np.ones((16, 80, 3000), np.float32)[..., ::2], 2),
+    "real parts": (lambda: np.ones((16, 80, 3000), np.complex64).real, 2),
+}
+
+
+class Steps:
+    """A norm of an array with steps into one without, beside NumPy's copy."""
+
+    params = (list(STEPPED),)
+    param_names = ("array",)
+    shrink = 1
+
+    def setup(self, array):
+        """Data, warm."""
+        data, self.axes = STEPPED[array]
+        self.x = data()[:: self.shrink]
+        self.out = np.full_like(self.x, 1, dtype=np.float32)
+        self.time_norm(array)
+
+    def time_norm(self, array):  # noqa: ARG002
+        return nk.normalize(self.x, self.axes, out=self.out)
+
+    def time_copy(self, array):  # noqa: ARG002
+        np.copyto(self.out, self.x)

@@ -42,14 +42,18 @@ def turned(op: Operands) -> Turned | None:
     """How a result comes to lines that x does not have. None where x is read as it lies.
 
     Read and written where they lie, numbers would go one by one: instance norm of (8, 64, 256, 256) to channels last took 77 to
-    127 ms, batch norm 165, and a copy of NumPy's to that order takes 118 (two threads, Zen 4, 2026-11).
+    127 ms, batch norm 165, and a copy of NumPy's to that order takes 118. With steps, layer norm of (8, 540, 960, 3)[..., ::-1]
+    took 100 ms, instance norm 10; now 9.2 and 6.9 (two threads, Zen 4, 2026-11).
     """
     enough = op.x.size >= _LEAST and set_size(op.split) >= _LEAST_OF_SET
     turn = turning(op.x, op.y) if op.dy is None and enough else None
     if turn is None:
         return None
-    steps = (strides_of(layout_of(each), op.x.ndim) for each in (op.x, op.y))
-    return Turned(replace(op, x=op.y), turn, *_sets(op.split, *steps))
+    x, y = (strides_of(layout_of(each), op.x.ndim) for each in (op.x, op.y))
+    first, places = _sets(op.split, x, y)
+    if not first and any(step == along == 1 for step, along in zip(x, y, strict=True)):
+        return None  # lines of both
+    return Turned(replace(op, x=op.y), turn, first, places)
 
 
 @lru_cache(maxsize=256)
