@@ -3,6 +3,7 @@ place, and x in that of a result.
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,11 +255,11 @@ def _with_steps(values, axis, step, layout):
     return x
 
 
-def _where_it_lies(x, out, split, monkeypatch):
+def _where_it_lies(op, monkeypatch):
     """A norm, and its statistics, of x read as it lies."""
     with monkeypatch.context() as patch:
         patch.setattr(calls, "turned", lambda _: None)
-        return out, calls.forward(Operands(x, out, None, None, split, center=True), 0.0, 0.0, want_moments=True)
+        return op.y, calls.forward(op, 0.0, 0.0, want_moments=True)
 
 
 @pytest.mark.parametrize("axes", [*AXES, "n (g [c]) [...]"])
@@ -274,10 +275,12 @@ def test_steps_change_no_bit(axis, step, layout, axes, monkeypatch):
         x = _with_steps(values, axis, step, layout)
         out, own = (np.zeros_like(x, np.float32 if dtype == "uint8" else x.dtype) for _ in range(2))
         split = nk.NormSet(axes, **({"g": 1 if shape[1] % 2 else 4} if isinstance(axes, str) else {})).split(shape)
-        op = Operands(x, out, None, None, split, center=True)
+        weight = uneven((shape[1], 1, 1), np.float32)
+        op = Operands(x, out, weight, weight + 1, split, center=True)
         lines_step = axis == (3 if layout == "NCHW" else 1)
         assert turned.turned(op) is not None or not lines_step or set_size(split) < 64
-        assert _same((out, calls.forward(op, 0.0, 0.0, want_moments=True)), _where_it_lies(x, own, split, monkeypatch))
+        found = out, calls.forward(op, 0.0, 0.0, want_moments=True)
+        assert _same(found, _where_it_lies(replace(op, y=own), monkeypatch))
         assert np.array_equal(x, values)
 
 
@@ -294,8 +297,21 @@ def test_sets_with_steps_that_wait_for_float64(axes, step, monkeypatch):
         x = _with_steps(values, axis, step, layout)
         split = nk.NormSet(axes).split(x.shape)
         out, own = np.zeros_like(x), np.zeros_like(x)
-        found = calls.forward(Operands(x, out, None, None, split, center=True), 0.0, 0.0, want_moments=True)
-        assert _same((out, found), _where_it_lies(x, own, split, monkeypatch))
+        op = Operands(x, out, None, None, split, center=True)
+        found = out, calls.forward(op, 0.0, 0.0, want_moments=True)
+        assert _same(found, _where_it_lies(replace(op, y=own), monkeypatch))
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("layout", ["NCHW", "channels-last"])
+def test_given_moments_and_steps(layout, axes):
+    """The same as of an x without steps."""
+    values, weight = images(shape=(3, 32, 20, 70)), uneven((32, 1, 1), np.float32)
+    given = nk.moments(values * 1.5 + 1, axes)
+    expected = nk.normalize(LAYOUTS[layout](values), axes, weight, weight + 1, moments=given)
+    for axis, step in itertools.product((1, 2, 3), STEPS.values()):
+        x = _with_steps(values, axis, step, layout)
+        assert np.array_equal(nk.normalize(x, axes, weight, weight + 1, moments=given), expected)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ class Backward:
         self.time_pullback(case, layout, dtype)
         self.time_triad(case, layout, dtype)
 
-    def time_pullback(self, case, layout, dtype):  # noqa: ARG002 - asv passes every parameter
+    def time_pullback(self, case, layout, dtype):
         return self.pullback(self.dy)
 
-    def time_triad(self, case, layout, dtype):  # noqa: ARG002 - asv passes every parameter
+    def time_triad(self, case, layout, dtype):
         triad(*self.flat, np.empty_like(self.flat[0]))

@@ -46,13 +46,13 @@ class Corners:
         for call in (self.time_norm, self.time_pullback, self.time_triad):
             call(corner, dy)
 
-    def time_norm(self, corner, dy):  # noqa: ARG002 - asv passes every parameter
+    def time_norm(self, corner, dy):
         return self.norm(self.x)
 
-    def time_pullback(self, corner, dy):  # noqa: ARG002
+    def time_pullback(self, corner, dy):
         return self.pullback(self.dy)
 
-    def time_triad(self, corner, dy):  # noqa: ARG002
+    def time_triad(self, corner, dy):
         triad(*self.flat, np.empty_like(self.flat[0]))
 
 
@@ -88,7 +88,7 @@ class Addresses:
         self.x, self.out = lay(x, 0), lay(np.full_like(x, 1), behind)
         self.time_norm(norm, behind)
 
-    def time_norm(self, norm, behind):  # noqa: ARG002
+    def time_norm(self, norm, behind):
         return self.case.forward(self.x, out=self.out)
 
 
@@ -115,10 +115,10 @@ class Orders:
         self.out = np.full_like(make(self.case, OTHER[layout], shrink=self.shrink), 1)
         self.time_norm(norm, layout)
 
-    def time_norm(self, norm, layout):  # noqa: ARG002
+    def time_norm(self, norm, layout):
         return self.case.forward(self.x, out=self.out)
 
-    def time_copy(self, norm, layout):  # noqa: ARG002
+    def time_copy(self, norm, layout):
         np.copyto(self.out, self.x)
 
 
@@ -153,8 +153,8 @@ class Steps:
         self.out = np.full_like(self.x, 1, dtype=np.float32)
         self.time_norm(array)
 
-    def time_norm(self, array):  # noqa: ARG002
+    def time_norm(self, array):
         return nk.normalize(self.x, self.axes, out=self.out)
 
-    def time_copy(self, array):  # noqa: ARG002
+    def time_copy(self, array):
         np.copyto(self.out, self.x)

@@ -24,8 +24,8 @@ class Forward:
         self.time_norm(case, layout, dtype)
         self.time_copy(case, layout, dtype)
 
-    def time_norm(self, case, layout, dtype):  # noqa: ARG002 - asv passes every parameter
+    def time_norm(self, case, layout, dtype):
         CASES[case].forward(self.x, out=self.out)
 
-    def time_copy(self, case, layout, dtype):  # noqa: ARG002 - asv passes every parameter
+    def time_copy(self, case, layout, dtype):
         copy(self.flat, self.copied)

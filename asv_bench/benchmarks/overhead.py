@@ -23,13 +23,13 @@ class Small:
         for call in (self.time_call, self.time_vjp, self.time_pullback):
             call(norm, shape)
 
-    def time_call(self, norm, shape):  # noqa: ARG002 - asv passes every parameter
+    def time_call(self, norm, shape):
         self.norm(*self.alone)
 
-    def time_vjp(self, norm, shape):  # noqa: ARG002
+    def time_vjp(self, norm, shape):
         nk.vjp(self.norm, *self.weighted)
 
-    def time_pullback(self, norm, shape):  # noqa: ARG002
+    def time_pullback(self, norm, shape):
         return self.pull(self.x)
 
 
@@ -51,10 +51,10 @@ class SmallTensors:
         self.norm = nt.layer_norm if norm == "layer" else lambda x, weight=None: nt.group_norm(x, 2, weight)
         self.time_step(norm)
 
-    def time_call(self, norm):  # noqa: ARG002
+    def time_call(self, norm):
         self.norm(self.x)
 
-    def time_step(self, norm):  # noqa: ARG002
+    def time_step(self, norm):
         self.weight.grad = None
         self.norm(self.x, self.weight).backward(self.x)
 
@@ -101,5 +101,5 @@ class Memory:
         self.call = {"instance": nk.instance_norm, "layer": nk.layer_norm, "batch": nk.batch_norm}[norm]
         self.call(self.x[:1])
 
-    def peakmem_in_place(self, norm, layout):  # noqa: ARG002 - asv passes every parameter
+    def peakmem_in_place(self, norm, layout):
         self.call(self.x, out=self.x)

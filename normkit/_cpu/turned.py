@@ -70,6 +70,6 @@ def _sets(split: Split, x: Strides, y: Strides) -> tuple[bool, Array | None]:
 def _stepped(split: Split, x: Strides, y: Strides) -> bool:
     """Whether neighbours of a set lie apart in x, and in its order in y, and sums read lines of y but not of x."""
     none, same = (0,) * len(split), order_in_memory(split, x, reduced=True) == order_in_memory(split, y, reduced=True)
-    given, copied = (set_view(split, steps, steps, none, none, stepped=steps == y) for steps in (x, y))
+    given, copied = set_view(split, x, x, none, none), set_view(split, y, y, none, none, stepped=True)
     lies_apart = given.set_lanes == 1 and not geometry.sums_as_runs(given)
     return same and lies_apart and (geometry.apart(given) or copied.tile > 1)
