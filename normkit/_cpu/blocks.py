@@ -12,9 +12,13 @@ from .indexing import advance, entry, innermost, position
 from .lanes import ALONG, TABLE, accumulate
 from .partials import fewer
 from .rows import add_rows, clear_rows, copy_rows, repeat
-from .vectors import beside, least, out_of_line, release, scratch
+from .vectors import beside, least, most, out_of_line, release, scratch
 
 _SHORT = 256  # positions of sets so short that the next tile is worth asking for, not the next positions
+# Columns of which all strips of a block are added up in one go: 32 KiB of float32. Instance norm of channels-last
+# (8, 50000, 2) takes 0.11 ms so, 0.19 strip by strip, of a picture of (224, 224, 3) 0.039 and 0.047, of (8, 12500, 16) 0.144
+# and 0.158; of 32 and 64 channels the same (two threads, Zen 4, 2026-11).
+_NARROW = 128
 
 
 @jit_inline
@@ -58,7 +62,7 @@ def _sum_strip(
 ) -> None:
     """Add m positions of a run, the first of them at `at`: position i of a block to the partial sums of i % partials.
 
-    They are a strip, or a piece of one: then they are added to those before them one by one.
+    They are strips, the last one maybe shorter, or a piece of one: then they are added to those before them one by one.
     """
     out_of_line()
     inner, mode = innermost(geo, WALK), entry(geo, LANE, MODE)
@@ -88,11 +92,13 @@ def _sum_strips(
 
     So the order of a sum is the same wherever runs end.
     """
-    done, strip = 0, STRIP_ROWS * partials
+    done, strip, length = 0, STRIP_ROWS * partials, partials * width
     while done < m:
         stop = least(m, done + strip)
         here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)
-        apart, length = left < stop - done, partials * width
+        if length <= _NARROW:
+            stop = m if m - done <= left else most(stop, done + left // strip * strip)
+        apart = left < stop - done
         if apart:
             copy_rows(work, TOTAL, 0, work, BUFFER, 0, 2, length)
             clear_rows(work, TOTAL, 0, 2, length)

@@ -13,7 +13,6 @@ numbers that go with an element (pivot, or centre and scale) lie in the first ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -22,7 +21,8 @@ from numba.core import cgutils
 
 from .._formulas import add_terms
 from .buffers import TOTAL, TOTAL_OF_PRODUCTS
-from .registers import first_lanes, fold, splat
+from .geometry import STRIP_ROWS
+from .registers import first_lanes, fold, smaller, splat
 from .simd import STEP, Elements, Integers, Mask, Table, elements_of, primitive
 
 TABLE, SPLAT, ALONG = range(3)  # where numbers that move come from
@@ -62,6 +62,92 @@ class _Operand:
         return splat(self.builder, line.load(self.start.type(0), 1), count)
 
 
+class _Sums:
+    """What `accumulate` was given, and its loops."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> None:
+        self.builder, self.wide, self.intp = builder, context.get_value_type(sig.args[7].dtype), args[5].type
+        self.at, self.steps = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
+        self.rows, (self.begin, self.end), self.ahead = args[5], cgutils.unpack_tuple(builder, args[6], 2), args[12]
+        self.resume = cgutils.is_true(builder, args[13])
+        self.offsets = None if isinstance(sig.args[10], types.NoneType) else Integers(context, builder, sig.args[10], args[10])
+        self.owned = None if isinstance(sig.args[11], types.NoneType) else Table(context, builder, sig.args[11], args[11])
+        pair = elements_of(context, builder, types.Tuple(sig.args[:2]), cgutils.pack_struct(builder, args[:2]), self.wide)
+        self.sources = [self._operand(array, k) for array, k in zip(pair, (0, 3), strict=False)]
+        self.movers = [self._operand(array, 2) for array in elements_of(context, builder, sig.args[2], args[2], self.wide)]
+        table = Table(context, builder, sig.args[7], args[7])
+        self.numbers = [table.row(self.intp(k)) for k in range(1 if len(self.sources) == 1 else 3)]  # pivot; high, low, rstd
+        self.totals = [table.row(self.intp(k)).at(args[8]) for k in (TOTAL, TOTAL_OF_PRODUCTS)]
+
+    def _operand(self, array: Elements, k: int) -> _Operand:
+        places = None if self.offsets is None else self.offsets.row(k)
+        return _Operand(self.builder, array, self.at[k], self.steps[k], places)
+
+    def each(self, start: ir.Value, stop: ir.Value, step: int) -> Any:
+        """A loop over integers."""
+        return cgutils.for_range_slice(self.builder, start, stop, self.intp(step), self.intp)
+
+    def all_columns(self, kind: int) -> None:
+        """As many at once as there is room for."""
+        apart, builder, start = self.offsets is not None, self.builder, self.begin
+        for size in _COLUMNS_APART if apart else _COLUMNS if len(self.sources) == 1 else _COLUMNS[1:]:
+            stop = builder.add(start, builder.and_(builder.sub(self.end, start), self.intp(-size)))
+            with self.each(start, stop, size) as (column, _):
+                self._some_columns(kind, column, size)
+            start = stop
+        if not apart:
+            with builder.if_then(builder.icmp_signed("<", start, self.end)):
+                self._some_columns(kind, start, STEP, first_lanes(builder, builder.sub(self.end, start), STEP))
+
+    def _some_columns(self, kind: int, column: ir.Value, count: int, mask: Mask = None) -> None:
+        builder = self.builder
+        still = [part.load(column, count) for part in self.numbers]
+        zero = splat(builder, ir.Constant(self.wide, 0.0), count)
+        strip, total = ([cgutils.alloca_once(builder, zero.type) for _ in self.totals] for _ in range(2))
+        for slot, line in zip(total, self.totals, strict=True):
+            builder.store(line.load(column, count), slot)
+        with self.each(self.intp(0), self.rows, STRIP_ROWS) as (first, _):
+            for slot, before in zip(strip, total, strict=True):
+                builder.store(builder.select(self.resume, builder.load(before), zero), slot)
+            with self.each(first, smaller(builder, builder.add(first, self.intp(STRIP_ROWS)), self.rows), 1) as (row, _):
+                self._add_row(kind, row, column, count, mask, still, strip)
+            for slot, before in zip(strip, total, strict=True):
+                held = builder.select(self.resume, zero, builder.load(before))
+                builder.store(builder.fadd(held, builder.load(slot)), before)
+        for slot, line in zip(total, self.totals, strict=True):
+            line.store(column, builder.load(slot), mask=mask)
+
+    def _add_row(
+        self, kind: int, row: ir.Value, column: ir.Value, count: int, mask: Mask, still: list[ir.Value], sums: list[ir.Value]
+    ) -> None:
+        builder, own = self.builder, still
+        moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in self.movers]
+        if kind != TABLE:
+            own = [*still, *moved] if len(moved) == 1 else moved
+        values = [source.load(row, column, count, mask) for source in self.sources]
+        if self.offsets is None:
+            for source in self.sources:
+                source.prefetch(row, column, count, self.rows, self.ahead)
+        before = [builder.load(slot) for slot in sums]
+        for slot, after in zip(sums, add_terms(builder, before, values, own), strict=True):
+            builder.store(after, slot)
+        if self.owned is not None and self.offsets is None and kind == SPLAT and len(self.movers) == 1:
+            with builder.if_then(builder.icmp_signed(">", self.owned.length, self.intp(0))):
+                self._collect(self.owned, row, values, still, mask)
+
+    def _collect(self, owned: Table, row: ir.Value, values: list[ir.Value], still: list[ir.Value], mask: Mask) -> None:
+        """The sums over the columns of a row."""
+        builder, none = self.builder, ir.Constant(values[0].type, None)
+        place = builder.add(self.at[2], builder.mul(row, self.steps[2]))
+        for k, term in enumerate(add_terms(builder, [none, none], values, still)):
+            if mask is not None:
+                term = builder.select(mask, term, none)
+            line, more = owned.row(self.intp(k)), fold(builder, term)
+            if line.wide != self.wide:
+                more = builder.fpext(more, line.wide)
+            line.store(place, builder.fadd(line.load(place, 1), more))
+
+
 @primitive
 def accumulate(
     typingctx: Any,
@@ -82,7 +168,8 @@ def accumulate(
 ) -> Any:
     """Sum `rows` rows down each of the columns [columns[0], columns[1]), and add that to the columns from `lane` on in work.
 
-    With `resume` the rows go on the sums in work one by one instead: as if they had followed the last ones in one call.
+    Every STRIP_ROWS of the rows are summed by themselves first. With `resume` the rows, no more than these, go on the sums in
+    work one by one instead: as if they had followed the last ones in one call.
 
     at, steps: offsets in x, -, moving and dy, and how far the next row is. Neighbouring columns are neighbours in memory, or
     lie where `places`, rows of offsets of the columns in the same order, has them. The numbers of the columns are in the first
@@ -93,82 +180,16 @@ def accumulate(
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        wide = context.get_value_type(sig.args[7].dtype)
-        intp = args[5].type
-        at, steps = (cgutils.unpack_tuple(builder, args[k], 4) for k in (3, 4))
-        begin, end = cgutils.unpack_tuple(builder, args[6], 2)
-        resume = cgutils.is_true(builder, args[13])
-        offsets = None if isinstance(sig.args[10], types.NoneType) else Integers(context, builder, sig.args[10], args[10])
-
-        def operand(array: Elements, k: int) -> _Operand:
-            return _Operand(builder, array, at[k], steps[k], None if offsets is None else offsets.row(k))
-
-        pair = elements_of(context, builder, types.Tuple(sig.args[:2]), cgutils.pack_struct(builder, args[:2]), wide)
-        sources = [operand(array, k) for array, k in zip(pair, (0, 3), strict=False)]
-        movers = [operand(array, 2) for array in elements_of(context, builder, sig.args[2], args[2], wide)]
-        table = Table(context, builder, sig.args[7], args[7])
-        numbers = [table.row(intp(k)) for k in range(_numbers_per_element(sources))]
-        totals = [table.row(intp(k)).at(args[8]) for k in (TOTAL, TOTAL_OF_PRODUCTS)]
-        owned = None if isinstance(sig.args[11], types.NoneType) else Table(context, builder, sig.args[11], args[11])
-
-        def collect(row: ir.Value, values: list[ir.Value], own: list[ir.Value], mask: Mask) -> None:
-            assert owned is not None
-            place = builder.add(at[2], builder.mul(row, steps[2]))
-            none = ir.Constant(values[0].type, None)
-            for k, term in enumerate(add_terms(builder, [none, none], values, own)):
-                if mask is not None:
-                    term = builder.select(mask, term, none)
-                line, more = owned.row(intp(k)), fold(builder, term)
-                if line.wide != wide:
-                    more = builder.fpext(more, line.wide)
-                line.store(place, builder.fadd(line.load(place, 1), more))
-
-        def sum_columns(kind: int, column: ir.Value, count: int, mask: Mask = None) -> None:
-            still = [part.load(column, count) for part in numbers]
-            zero = splat(builder, ir.Constant(wide, 0.0), count)
-            sums = [cgutils.alloca_once(builder, zero.type) for _ in totals]
-            for slot, total in zip(sums, totals, strict=True):
-                builder.store(builder.select(resume, total.load(column, count), zero), slot)
-            with cgutils.for_range_slice(builder, intp(0), args[5], intp(1), intp) as (row, _):
-                moved = [m.load_still(row, count) if kind == SPLAT else m.load(row, column, count, mask) for m in movers]
-                own = still
-                if kind != TABLE:
-                    own = [*still, *moved] if len(moved) == 1 else moved
-                values = [source.load(row, column, count, mask) for source in sources]
-                if offsets is None:
-                    for source in sources:
-                        source.prefetch(row, column, count, args[5], args[12])
-                before = [builder.load(slot) for slot in sums]
-                for slot, after in zip(sums, add_terms(builder, before, values, own), strict=True):
-                    builder.store(after, slot)
-                if owned is not None and offsets is None and kind == SPLAT and len(movers) == 1:
-                    with builder.if_then(builder.icmp_signed(">", owned.length, intp(0))):
-                        collect(row, values, still, mask)
-            for total, slot in zip(totals, sums, strict=True):
-                held = builder.select(resume, zero, total.load(column, count))
-                total.store(column, builder.fadd(held, builder.load(slot)), mask=mask)
-
-        def sum_all(kind: int) -> None:
-            sizes = _COLUMNS_APART if offsets is not None else _COLUMNS if len(sources) == 1 else _COLUMNS[1:]
-            start = begin
-            for size in sizes:
-                stop = builder.add(start, builder.and_(builder.sub(end, start), intp(-size)))
-                with cgutils.for_range_slice(builder, start, stop, intp(size), intp) as (column, _):
-                    sum_columns(kind, column, size)
-                start = stop
-            if offsets is None:
-                with builder.if_then(builder.icmp_signed("<", start, end)):
-                    sum_columns(kind, start, STEP, first_lanes(builder, builder.sub(end, start), STEP))
-
-        if not movers:
-            sum_all(TABLE)
+        sums = _Sums(context, builder, sig, args)
+        if not sums.movers:
+            sums.all_columns(TABLE)
             return context.get_dummy_value()
         choice = builder.switch(builder.trunc(args[9], ir.IntType(32)), done := builder.append_basic_block("done"))
         for kind in (TABLE, SPLAT, ALONG):
             block = builder.append_basic_block(f"mode{kind}")
             choice.add_case(ir.Constant(ir.IntType(32), kind), block)
             builder.position_at_end(block)
-            sum_all(kind)
+            sums.all_columns(kind)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -177,8 +198,3 @@ def accumulate(
     return types.void(
         x, dy, moving, four, four, index, types.UniTuple(index, 2), work, index, index, places, own, index, types.boolean
     ), codegen
-
-
-def _numbers_per_element(sources: Sequence[Any]) -> int:
-    """How many rows of `work` go with an element: the pivot; or high, low and rstd."""
-    return 1 if len(sources) == 1 else 3
