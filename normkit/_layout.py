@@ -153,13 +153,16 @@ def set_view(
     return _schedule(kept, reduced, walk or ((1, (0, 0, 0, 0)),), offsets, gradient, stepped)
 
 
+def even_share(sets: int, lanes: int, most: int) -> int:
+    """How many sets of `lanes` lanes a tile of so many elements has: all, or an even share of them in whole vectors."""
+    share, vector = ceil_div(sets, ceil_div(sets * lanes, most)), max(1, VECTOR // lanes)
+    return max(1, min(sets, most // lanes, ceil_div(share, vector) * vector))
+
+
 def _width(sets: int, lanes: int) -> int:
-    """How many sets of `lanes` lanes a tile has: all, or an even share of them in whole vectors."""
-    if sets * lanes <= (4 * TILE_WIDTH if lanes >= MANY_LANES else TILE_WIDTH):
-        return sets
-    share = ceil_div(sets, ceil_div(sets * lanes, TILE_WIDTH))
-    vector = max(1, VECTOR // lanes)
-    return max(1, min(TILE_WIDTH // lanes, ceil_div(share, vector) * vector))
+    """How many sets of `lanes` lanes a tile has."""
+    whole = lanes >= MANY_LANES and sets * lanes <= 4 * TILE_WIDTH
+    return sets if whole else even_share(sets, lanes, TILE_WIDTH)
 
 
 def _short_run(length: int, step: int, gradient: bool, weighed: bool) -> int:

@@ -7,7 +7,7 @@ import pytest
 import normkit as nk
 from asv_bench.benchmarks.corners import lay
 from normkit import _recall
-from normkit._cpu import geometry, plan
+from normkit._cpu import arrangement, plan
 
 
 def counts_of_rows(lanes):
@@ -63,7 +63,7 @@ def both_ways(monkeypatch):
     """What calls a function twice: with the kernel for small sets side by side, and without."""
 
     def call(function, gradient=False):
-        found, in_columns, seen = [], geometry.in_columns, set()
+        found, in_columns, seen = [], arrangement.in_columns, set()
         for small in (True, False):
             monkeypatch.setattr(_recall, "_ready", {})
             plan._plan.cache_clear()
@@ -74,7 +74,7 @@ def both_ways(monkeypatch):
                 return small and fits
 
             with monkeypatch.context() as patch, np.errstate(all="ignore"):
-                patch.setattr(geometry, "in_columns", chosen)
+                patch.setattr(arrangement, "in_columns", chosen)
                 found.append(function())
         plan._plan.cache_clear()
         assert (True, gradient) in seen

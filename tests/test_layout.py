@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normkit as nk
-from normkit._cpu import geometry, threads
+from normkit._cpu import arrangement, geometry, schedule, threads
 from normkit._layout import set_view
 from tests import reference, strategies
 from tests.test_properties import CALLS, LAYOUTS, images
@@ -80,7 +80,7 @@ def test_where_results_lie(order, shape, fresh, place):
     """By their bytes; memory that is new is not written past the caches."""
     steps = strides_of(shape, order)
     view = set_view(nk.NormSet("n c [...]").split(shape), steps, steps, (0,) * 4, (0,) * 4)
-    assert geometry.pack(view, True, fresh, 4)[2, geometry.MEMORY] == place
+    assert schedule.pack(view, True, fresh, 4)[2, geometry.MEMORY] == place
 
 
 def test_crops_leave_outer_segments():
@@ -142,7 +142,7 @@ def test_any_layout_equals_its_copy(data, ndim):
     split = nk.NormSet(axes).split(x.shape)
     views = [set_view(split, *[tuple(s // a.itemsize for s in a.strides)] * 2, none, none) for a in (x, dense)]
     results = [nk.normalize(a, axes) for a in (x, dense)]
-    runs = [geometry.sums_as_runs(view) and [size for size, _ in view.walk] for view in views]
+    runs = [arrangement.sums_as_runs(view) and [size for size, _ in view.walk] for view in views]
     if runs[0] == runs[1] and views[0].set_lanes == views[1].set_lanes:
         assert np.array_equal(*results)
     else:

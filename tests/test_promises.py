@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import normkit as nk
 from normkit import _recall
-from normkit._cpu import geometry, threads
+from normkit._cpu import arrangement, schedule, threads
 from tests import reference, strategies
 from tests.processes import run_python
 from tests.test_properties import CALLS, LAYOUTS, images
@@ -283,7 +283,7 @@ def test_short_sets_have_the_bits_of_any_others(size, dtype, monkeypatch):
         return [*results, *gradients(nk.instance_norm, x[None], dy[None], of_rows, of_rows)]
 
     expected = values()
-    monkeypatch.setattr(geometry, "is_short", lambda view: False)
+    monkeypatch.setattr(arrangement, "is_short", lambda view: False)
     nk._engine._cpu.plan._plan.cache_clear()
     try:
         for one, other in zip(values(), expected, strict=True):
@@ -343,8 +343,8 @@ def test_where_results_lie_changes_nothing(channels, place, norm, layout, dtype,
     dx = pullback(x).x
     monkeypatch.setattr(_recall, "_ready", {})
     for name, value in PLACES[place].items():
-        monkeypatch.setattr(geometry, name, value)
-    for forget in (geometry.pack, nk._engine._cpu.plan._plan):
+        monkeypatch.setattr(schedule, name, value)
+    for forget in (schedule.pack, nk._engine._cpu.plan._plan):
         forget.cache_clear()
     try:
         memory = np.full(x.size + 70, 7, dtype)
@@ -358,7 +358,7 @@ def test_where_results_lie_changes_nothing(channels, place, norm, layout, dtype,
             assert np.all(memory[:start] == 7) and np.all(memory[start + x.size :] == 7)
         assert np.array_equal(nk.vjp(call, x, *args, **options)[1](x).x, dx)
     finally:
-        for forget in (geometry.pack, nk._engine._cpu.plan._plan):
+        for forget in (schedule.pack, nk._engine._cpu.plan._plan):
             forget.cache_clear()
 
 

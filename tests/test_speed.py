@@ -176,20 +176,20 @@ def test_few_long_sets_are_split_only_where_threads_have_work(shape, cores, fuse
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "chunks", "fused"),
+    ("shape", "axes", "chunks", "tasks", "fused"),
     [
-        ((4096, 256), 0, 4, False),  # one tile
-        ((16_384, 512), 0, 8, False),  # two
-        ((1000, 512), 0, 1, True),
-        ((32, 196, 256), (0, 1), 7, False),
-        ((16, 4096, 64), 1, 4, True),  # as many tiles as samples
-        ((3, 1_000_000), 1, 62, False),  # runs
+        ((4096, 256), 0, 4, 8, False),  # one tile
+        ((16_384, 512), 0, 8, 64, False),  # two
+        ((1000, 512), 0, 1, 4, True),
+        ((32, 196, 256), (0, 1), 7, 13, False),
+        ((16, 4096, 64), 1, 4, 64, True),  # as many tiles as samples
+        ((3, 1_000_000), 1, 62, 186, False),  # runs
     ],
 )
-def test_few_tiles_are_split_so_that_threads_have_work(shape, axes, chunks, fused, monkeypatch):
+def test_few_tiles_are_split_so_that_threads_have_work(shape, axes, chunks, tasks, fused, monkeypatch):
     monkeypatch.setattr(threads, "count", lambda: 8)
     plan = plan_for(np.ones(shape, np.float32), axes)
-    assert (plan.chunks, plan.apply_chunks, plan.fused) == (chunks, chunks, fused)
+    assert (plan.chunks, plan.apply_tasks, plan.fused) == (chunks, tasks, fused)
 
 
 @pytest.mark.parametrize("pixels", [2, 3, 4, 9, 16, 25, 49])

@@ -167,8 +167,7 @@ class Apply:
 
         def run(kind: Array, todo: Array) -> Any:
             marked = mark_sets(sets, kind, todo)
-            tasks = plan.groups * plan.apply_chunks
-            self.launch[kind.itemsize](*arrays, sets, todo, plan.geo, kind, plan.apart, 0, tasks)
+            self.launch[kind.itemsize](*arrays, sets, todo, plan.apply_geo, kind, plan.apart, 0, plan.apply_tasks)
             return marked
 
         narrow_then_wide(self.wide, plan.n_sets, run, marked)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .._dtypes import Array, name_of
-from .._layout import Split, Strides, set_view
+from .._layout import Split, Strides, ceil_div, set_view
 from .._operands import Operands
-from . import geometry, threads
+from . import arrangement, schedule, threads
+from .geometry import CHUNK
 
 # Few tiles cannot keep many cores busy: with fewer than this, or than so many for each thread, long sets are split into chunks
 # (two passes over x), if there is work for more: so many elements each. Group norm of (1, 320, 64, 64) in 32 groups takes 0.14
@@ -38,12 +39,13 @@ class Plan:
     """What follows from sets and layouts alone: packed geometry, numbers of sets and tasks."""
 
     geo: Array
+    apply_geo: Array  # of the apply pass
     n_sets: int
     set_size: int
     work: int  # of all sets, in elements
     groups: int  # tasks along the sets
     chunks: int  # and along a set, in the statistics
-    apply_chunks: int  # and in the apply pass
+    apply_tasks: int  # in the apply pass
     fused: bool  # statistics and result in one kernel
     collects: bool  # and the sums over sets of each position too
     piece: int  # positions of all sets for which one task can add these up while it sums the sets; or 0
@@ -65,26 +67,29 @@ def _plan(
     center, fresh, gradient, stepped = flags
     operands = [strides_of(layout, len(x[0])) for layout in (x, y, weight, last)]
     view = set_view(split, *operands, gradient, stepped)
-    chunks, groups, in_runs = geometry.chunk_count(view, view.rows), geometry.tile_groups(view), geometry.in_runs(view)
-    sums_in_runs = geometry.sums_as_runs(view)
-    few = few // _SHORTER if view.rows <= geometry.CHUNK else few
-    fused = (chunks == 1 or view.tiles >= min(few, most)) and (gradient or sums_in_runs == in_runs)
+    rows, chunks = schedule.in_rows(view), ceil_div(view.rows, schedule.chunk_rows(view, view.rows))
+    groups, in_runs = schedule.tile_groups(view), arrangement.in_runs(view)
+    sums_in_runs = arrangement.sums_as_runs(view)
+    few = few // _SHORTER if view.rows <= CHUNK else few
+    enough, kept = chunks == 1 or view.tiles >= min(few, most), not schedule.outgrows_cache(view, x[2] + y[2])
+    fused = enough and kept and (gradient or sums_in_runs == in_runs)
     return Plan(
-        geo=geometry.pack(view, center, fresh, y[2]),
+        geo=schedule.pack(view, center, fresh, y[2]),
+        apply_geo=schedule.pack(rows, center, fresh, y[2]),
         n_sets=view.n_sets,
         set_size=view.set_size,
-        work=geometry.work(view),
+        work=schedule.work(view),
         groups=groups,
         chunks=chunks,
-        apply_chunks=geometry.chunk_count(view, view.apply_rows),
+        apply_tasks=schedule.tile_groups(rows) * ceil_div(rows.apply_rows, schedule.apply_chunk_rows(rows)),
         fused=fused,
-        collects=geometry.collects(view, groups if fused else groups * chunks, fused),
-        piece=geometry.piece(view),
+        collects=schedule.collects(view, groups if fused else groups * chunks, fused),
+        piece=schedule.piece(view),
         in_runs=in_runs,
         sums_in_runs=sums_in_runs,
-        short=geometry.is_short(view),
-        in_columns=geometry.in_columns(view, y[2]),
-        apart=geometry.apart(view) or None,
+        short=arrangement.is_short(view),
+        in_columns=arrangement.in_columns(view, y[2]),
+        apart=arrangement.apart(view) or None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from .._dtypes import Array
 from .._layout import Split, Strides, order_in_memory, set_size, set_view
 from .._operands import Operands
-from . import geometry
+from . import arrangement
 from .plan import layout_of, strides_of
 from .reorder import turning
 
@@ -71,5 +71,5 @@ def _stepped(split: Split, x: Strides, y: Strides) -> bool:
     """Whether neighbours of a set lie apart in x, and in its order in y, and sums read lines of y but not of x."""
     none, same = (0,) * len(split), order_in_memory(split, x, reduced=True) == order_in_memory(split, y, reduced=True)
     given, copied = set_view(split, x, x, none, none), set_view(split, y, y, none, none, stepped=True)
-    lies_apart = given.set_lanes == 1 and not geometry.sums_as_runs(given)
-    return same and lies_apart and (geometry.apart(given) or copied.tile > 1)
+    lies_apart = given.set_lanes == 1 and not arrangement.sums_as_runs(given)
+    return same and lies_apart and (arrangement.apart(given) or copied.tile > 1)
