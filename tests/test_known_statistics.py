@@ -124,7 +124,9 @@ def test_rows_are_as_wide_as_buffers(shape, axes, tile):
     ("shape", "fused"),
     [
         ((8, 784, 512), False),
-        ((8, 700, 512), True),  # a tile stays in cache
+        ((8, 750, 512), True),  # a tile stays in cache
+        ((7, 784, 512), True),  # or in a slower one
+        ((1, 1600, 512), False),
         ((8, 3136, 256), True),  # whole rows, in line
         ((2, 1000, 5000), True),  # rows are written in shares anyway
         ((4, 1, 100_000), True),

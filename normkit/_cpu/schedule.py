@@ -29,11 +29,12 @@ from .geometry import (
 # whole rows apply takes, in ms on two threads, for batch norm of 6272 x 1024 1.2, in tiles of 256 it took 2.4, of 25,088 x 512
 # 2.9 and 4.6, of 1568 x 2048 0.48 and 0.77; as much with half or twice as many elements to a task (Zen 4, 2026-11).
 _APPLY_ELEMENTS = 1 << 17
-# Bytes of x and result from which on statistics of such a share are a pass of their own: no L2 of 1 MiB keeps it. Instance norm
-# of channels-last in two passes and in one, in ms: (4, 3136, 320) 0.99 / 1.5, (8, 784, 512), which has 1.5 MiB, 0.60 / 0.82,
-# (8, 700, 512) 0.43 both, (32, 196, 1024) 2.4 / 2.1; the gradient of batch norm of 6272 x 1024 3.5 / 4.2. Not where rows are in
+# Bytes of x and result from which on statistics of such a share are a pass of their own, and from which on half as many are
+# enough, since no cache keeps the arrays. Instance norm of channels-last in two passes and in one, in ms: (4, 3136, 320) 0.99 /
+# 1.5, (2, 2000, 1024) 0.85 / 0.94, (8, 784, 512) 0.60 / 0.82, (4, 1200, 1024) 1.2 / 1.6, but (2, 1200, 1024) 0.44 / 0.39, (4,
+# 800, 512) 0.26 / 0.22, (32, 196, 1024) 2.4 / 2.1; the gradient of batch norm of 6272 x 1024 3.5 / 4.2. Not where rows are in
 # line anyway, (8, 3136, 256) 1.4 / 1.2, nor where they never are: layer norm over channels of (2, 1000, 5000) 3.7 / 2.9.
-_SHARE_BYTES = 3 << 19
+_SHARE_BYTES, _MANY_BYTES = 3 << 20, 24 << 20
 _TASK_ELEMENTS = 1 << 15  # work worth handing to another thread: 10 us, where a parallel launch costs 5
 _RUN_ELEMENTS = 64  # what a run costs beside its elements: 13 ns, where one of these takes 0.2
 # Results of this size go to memory past the caches, but never to fresh memory, whose pages the system has just put there:
@@ -200,5 +201,5 @@ def in_rows(view: SetView) -> SetView:
 
 def outgrows_cache(view: SetView, itemsize: int) -> bool:
     """Whether a share of a row, of so many bytes for each element of x and result, is too large to be read twice."""
-    share = view.tile < view.kept[-1][0] == in_rows(view).tile
-    return share and view.set_size * view.tile * itemsize >= _SHARE_BYTES
+    share, most = view.tile < view.kept[-1][0] == in_rows(view).tile, view.n_sets * view.set_size * itemsize
+    return share and view.set_size * view.tile * itemsize >= (_SHARE_BYTES if most < _MANY_BYTES else _SHARE_BYTES // 2)
