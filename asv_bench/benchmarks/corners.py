@@ -19,6 +19,8 @@ CORNERS = {
     "groups of 64 channels": (Case((16, 2048, 7, 7), nk.group_norm, None, "256 bytes of every 8 KiB", (32,)), "N*C"),
     "small maps": (Case((64, 256, 7, 7), nk.instance_norm, None, "sets of 49 side by side"), "N*C"),
     "tiny maps of three channels": (Case((3966, 3, 11), nk.instance_norm, None, "three sets side by side"), "N*C"),
+    "1024 channels": (Case((32, 1024, 14, 14), nk.batch_norm, None, "4 KiB side by side: shares of a row"), "N*C"),
+    "512 channels": (Case((8, 512, 28, 28), nk.instance_norm, None, "shares of a row that outgrow a cache"), "N*C"),
     "one volume for eight channels": (Case((3, 8, 8, 13, 56), nk.batch_norm, None, "few sets, little work"), "NC*"),
 }
 DY = {  # that of a loss, of y.sum(), of y.sum over pixels, and of what computes channels last
