@@ -45,7 +45,7 @@ def _find_places(geo: Any, count: int, partials: int, places: Any) -> None:
 
 
 @jit_part
-def _sum_strip(
+def _sum_run(
     x: Any,
     dy: Any,
     moving: Any,
@@ -104,7 +104,7 @@ def _sum_strips(
             clear_rows(work, TOTAL, 0, 2, length)
         while done < stop:
             run = least(stop - done, left)
-            _sum_strip(x, dy, moving, geo, here, done, run, width, partials, work, places, own, apart)
+            _sum_run(x, dy, moving, geo, here, done, run, width, partials, work, places, own, apart)
             done += run
             if done < stop:
                 here, left = position(geo, WALK, innermost(geo, WALK), at, i + done)

@@ -71,8 +71,8 @@ def _plan(
     groups, in_runs = schedule.tile_groups(view), arrangement.in_runs(view)
     sums_in_runs = arrangement.sums_as_runs(view)
     few = few // _SHORTER if view.rows <= CHUNK else few
-    enough, kept = chunks == 1 or view.tiles >= min(few, most), not schedule.outgrows_cache(view, x[2] + y[2])
-    fused = enough and kept and (gradient or sums_in_runs == in_runs)
+    fused = chunks == 1 or view.tiles >= min(few, most)
+    fused &= not schedule.outgrows_cache(view, x[2] + y[2]) and (gradient or sums_in_runs == in_runs)
     return Plan(
         geo=schedule.pack(view, center, fresh, y[2]),
         apply_geo=schedule.pack(rows, center, fresh, y[2]),
