@@ -6,6 +6,7 @@ import pytest
 import normkit as nk
 from normkit import _recall
 from normkit._cpu import geometry, plan, schedule
+from normkit._layout import even_share
 from tests.test_columns import same, sets
 from tests.test_speed import plan_for
 
@@ -139,8 +140,28 @@ def test_shares_of_a_row_that_no_cache_keeps_are_read_in_a_pass_of_their_own(sha
     assert plan_for(x.astype(np.float16), 1).fused
 
 
-def test_rows_are_written_in_tasks_for_many_threads():
+@pytest.mark.parametrize(
+    ("shape", "axes", "rows", "tasks"), [((1568, 2048), 0, 64, 25), ((1, 4000, 128, 16), (1, 3), 64, 63)], ids=str
+)
+def test_rows_are_written_in_tasks_for_many_threads(shape, axes, rows, tasks):
     """Of half a megabyte of float32."""
-    plan = plan_for(np.empty((1568, 2048), np.float32), 0)
-    assert plan.apply_geo[0, geometry.PER_APPLY] * 2048 * 4 == 1 << 19
-    assert plan.apply_tasks == 25
+    plan = plan_for(np.empty(shape, np.float32), axes)
+    assert (plan.apply_geo[0, geometry.PER_APPLY], plan.apply_tasks) == (rows, tasks)
+
+
+def test_sets_apart_are_written_one_by_one():
+    """Lanes of a crop: the next set does not follow."""
+    crop = np.ones((6, 100, 30), np.float32)[:, :, :20]
+    plan = plan_for(crop, (1, 2))
+    assert plan.apply_geo[1, geometry.APPLY_LANES] == 20
+    assert plan.apply_geo[1, geometry.TILE] == 1
+
+
+@pytest.mark.parametrize("most", [256, geometry.ROW])
+def test_even_shares_fit(most):
+    for lanes in (1, 2, 3, 7, 16, 130, 250):
+        for sets_beside in range(1, 600):
+            share = even_share(sets_beside, lanes, most)
+            assert 1 <= share <= sets_beside
+            assert share * lanes <= most
+            assert share == sets_beside or sets_beside * lanes > most
