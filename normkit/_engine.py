@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _cpu
 from ._dtypes import Array, accumulator, name_of, result_name
-from ._interop import library_of
+from ._interop import Library, library_of
 from ._layout import Split, order_in_memory, set_size
 from ._moments import Moments
 from ._operands import Operands
@@ -45,7 +45,7 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
     """
     library = library_of(op.x)
     if given is not None:
-        used = _spread(given, op, options)
+        used = _spread(given, op.split, options, library)
         if op.x.size:
             backend_of(op.x).apply(op, library.scaled(order_of(op.x, op.split).rows(used), 1.0, options.eps))
         return used
@@ -66,6 +66,19 @@ def prepared(op: Operands, options: Options, wanted: bool) -> Any:
     """What normalizes arrays of the form of `op` by their own statistics."""
     _check(options, op.split)
     return _cpu.forward_for(op, options.eps, options.correction, wanted)
+
+
+def prepared_for(op: Operands, options: Options) -> Any:
+    """What normalizes arrays of the form of `op` by given moments, which come last and are returned."""
+    apply_to, order = _cpu.apply_for(op), order_of(op.x, op.split)
+    library, split = library_of(op.x), op.split
+
+    def run(x: Array, y: Array, weight: Any, bias: Any, given: Moments) -> Moments:
+        used = _spread(given, split, options, library)
+        apply_to(x, y, weight, bias, library.scaled(order.rows(used), 1.0, options.eps))
+        return given
+
+    return run
 
 
 def moments_from(rows: Any, x: Array, split: Split) -> Moments:
@@ -127,12 +140,11 @@ def _order(split: Split, strides: tuple[int, ...]) -> Order:
     return Order((-1, *sizes), (-1, *lying), to, fro, to == tuple(sorted(to)), (-1, *moments_shape(split)))
 
 
-def _spread(given: Moments, op: Operands, options: Options) -> Any:
+def _spread(given: Moments, split: Split, options: Options, library: Library) -> Any:
     """Given moments as (mean, 0, variance) of every set."""
-    library = library_of(op.x)
-    if options.correction > 0 and op.x.size and given.least_count() <= options.correction:
+    used = library.zeros((3, *moments_shape(split)))
+    if options.correction > 0 and used.size and set_size(split) and given.least_count() <= options.correction:
         raise ValueError(f"correction={options.correction:g} must be below the count of moments, which is {given.count}")
-    used = library.zeros((3, *moments_shape(op.split)))
     var = given._variance(options.correction)
     for row, name, values in ((0, "mean", given.mean if options.center else 0.0), (2, "var", var)):
         own, shape = np.shape(values), tuple(used.shape[1:])

@@ -110,6 +110,13 @@ class Moments:
     def _library(self) -> Library:
         return library_of(self.mean)
 
+    @property
+    def form(self) -> tuple[Any, ...] | None:
+        """What decides which sets these are for, hashable; None on a device."""
+        if self._library is not NUMPY:
+            return None
+        return Moments, self.count.shape, self.mean.shape, self.var.shape
+
     def least_count(self) -> float:
         """The smallest count. Of counts on a device this waits for it."""
         return float(self.count.min())

@@ -83,9 +83,10 @@ class Problem:
         return _engine.normalize(self._operands(y), self.options, self.tail.moments, wanted)
 
     def prepared(self, wanted: bool) -> Any:
-        """The kernel call for problems of this form by statistics of their own, which returns these if wanted."""
+        """The kernel call for problems of this form, which returns statistics of their own if wanted, or the given ones."""
         op = self._operands(self.result())
-        return _engine.prepared(op, self.options, wanted)
+        own = self.tail.moments is None
+        return _engine.prepared(op, self.options, wanted) if own else _engine.prepared_for(op, self.options)
 
     def parameters(self) -> dict[str, Incoming]:
         """The affine arguments that are there."""

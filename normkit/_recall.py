@@ -16,6 +16,7 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from . import _engine, _interop
+from ._moments import Moments
 from ._problem import Problem
 
 P = ParamSpec("P")
@@ -29,18 +30,21 @@ _definitions: dict[Any, Callable[..., Problem]] = {}
 
 def norm(define: Callable[P, Problem]) -> Callable[P, Any]:
     """The norm that solves what `define` describes."""
-    solve: Callable[P, Any] = functools.wraps(define)(recalled(define, methodcaller("solve"), _finish_for))
+    solve: Callable[P, Any] = functools.wraps(define)(recalled(define, methodcaller("solve"), _finish_for, by_given=True))
     _definitions[solve] = define
     return solve
 
 
 def recalled(
-    define: Callable[..., Problem], answer: Callable[[Problem], Any], finish_for: Callable[[Problem], Finish | None]
+    define: Callable[..., Problem],
+    answer: Callable[[Problem], Any],
+    finish_for: Callable[[Problem], Finish | None],
+    by_given: bool = False,
 ) -> Callable[..., Any]:
     """The function that answers what `define` describes: by the short way, or by `answer` where there is none.
 
     On the short way the kernel runs, and what `finish_for` gave for problems of this form does the rest: None where the result
-    is all.
+    is all. With `by_given` norms by given moments go it too.
     """
     names = tuple(inspect.signature(define).parameters)
 
@@ -49,7 +53,7 @@ def recalled(
         ready = _ready.get(form)
         if ready is None:
             problem = define(*args, **kwargs)
-            if form is not None:
+            if form is not None and (by_given or problem.tail.moments is None):
                 ready = _ready_for(problem, (*names[: len(args)], *map(str, kwargs)), values, finish_for)
             if ready is None:
                 return answer(problem)
@@ -87,6 +91,9 @@ def form_of(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
             if kind is type or isinstance(value, np.dtype):
                 form += type, value
                 continue
+            if kind is Moments and value.form is not None:
+                form += value.form
+                continue
             values[k] = value = _interop.glance(value)
             if value is None:
                 return None, values
@@ -123,9 +130,8 @@ def keep(forms: dict[Any, Any], form: Any, value: Any) -> None:
 
 def _ready_for(problem: Problem, names: tuple[str, ...], values: list[Any], finish_for: Any) -> Any:
     """The short way to the answer for arguments of one form, named in this order; None where there is none."""
-    places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out")]
-    own = type(problem) is Problem and problem.tail.moments is None
-    if not own or not read_as_given(problem, *(values[at] for at in places[:3])):
+    places = [names.index(name) if name in names else -1 for name in ("x", "weight", "bias", "out", "moments")]
+    if type(problem) is not Problem or not read_as_given(problem, *(values[at] for at in places[:3])):
         return None
     finish = finish_for(problem)
     run = problem.prepared(finish is not None)
@@ -135,7 +141,7 @@ def _ready_for(problem: Problem, names: tuple[str, ...], values: list[Any], fini
     empty = functools.partial(np.empty, like.shape, dtype) if like.flags.c_contiguous and not aligned else None
 
     def ready(values: list[Any], kwargs: dict[str, Any]) -> Any:
-        x, weight, bias, y = pick(values)
+        x, weight, bias, y, moments = pick(values)
         fresh = y is None
         if fresh:
             y = _interop.new_like(x, dtype, aligned) if empty is None else empty()
@@ -143,7 +149,7 @@ def _ready_for(problem: Problem, names: tuple[str, ...], values: list[Any], fini
             for name, given in (("x", x), ("weight", weight), ("bias", bias)):
                 if given is not None and np.may_share_memory(y, given):
                     _interop.refuse_overlap(y, {name: given})
-        own = run(x, y, weight, bias)
+        own = run(x, y, weight, bias) if moments is None else run(x, y, weight, bias, moments)
         result = emit(y) if fresh else kwargs["out"]  # only now: a library may copy it
         return result if finish is None else finish(result, x, weight, own)
 
@@ -154,5 +160,7 @@ def _finish_for(problem: Problem) -> Finish | None:
     """What returns the moments too, where they are wanted."""
     if not problem.tail.return_moments:
         return None
+    if problem.tail.moments is not None:
+        return lambda result, _, __, given: (result, given)
     split = problem.split
     return lambda result, x, _, own: (result, _engine.moments_from(own, x, split))

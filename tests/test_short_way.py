@@ -12,6 +12,23 @@ from normkit import _pullbacks, _recall
 from normkit._cpu import threads
 from tests.test_properties import LAYOUTS, images
 
+
+@pytest.fixture
+def forms(monkeypatch):
+    """What is remembered; for this test, nothing."""
+    monkeypatch.setattr(_recall, "_ready", {})
+    return _recall._ready
+
+
+def same(one, other):
+    """Whether two answers have the same bits, dtypes and strides."""
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if one is None or isinstance(one, nk.Moments):
+        return other is None if one is None else same([one.mean, one.var], [other.mean, other.var])
+    return one.tobytes() == other.tobytes() and (one.dtype, one.strides) == (other.dtype, other.strides)
+
+
 ALIKE = {
     "instance": lambda x, **k: nk.instance_norm(x, **k),
     "weights": lambda x, **k: nk.instance_norm(x, np.arange(8.0), np.ones(8, np.float32), **k),
@@ -68,11 +85,77 @@ def test_the_short_way_is_taken_and_only_where_it_may(monkeypatch):
     for _ in range(2):
         nk.instance_norm(x)
     assert len(_recall._ready) == 1
-    nk.normalize(x, 2, moments=nk.moments(x, 2))
     nk.normalize(x.tolist(), 2)
     nk.instance_norm(x.view(np.recarray))
     nk.adaptive_instance_norm(x, x)
     assert len(_recall._ready) == 1
+    for _ in range(2):
+        nk.normalize(x, 2, moments=nk.moments(x, 2))
+    assert len(_recall._ready) == 2
+
+
+GIVEN = {
+    "batch": (nk.batch_norm, (), {}, (0, 2, 3)),
+    "weights": (nk.batch_norm, (np.arange(8.0), np.ones(8, np.float32)), {}, (0, 2, 3)),
+    "without a mean": (nk.normalize, ((0, 2, 3),), {"center": False}, (0, 2, 3)),
+    "correction": (nk.normalize, ((2, 3),), {"correction": 1}, (2, 3)),
+    "of fewer sets": (nk.instance_norm, (), {}, (0, 2, 3)),
+    "of groups": (nk.normalize, ("n (g [c]) [...]",), {"g": 2}, "n (g [c]) [...]"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("call", GIVEN)
+def test_given_moments_take_the_short_way(call, layout, dtype, forms, long_way):
+    """For other values of a form that was met before, the bits of the long way; into a result of its own or another order."""
+    norm, args, options, sets = GIVEN[call]
+    first, second = (LAYOUTS[layout](images(seed=seed, dtype=dtype)) for seed in (1, 2))
+    pattern = {"g": 2} if isinstance(sets, str) else {}
+    mine, other = (nk.moments(x.astype(float) * 1.5, sets, **pattern) for x in (first, second))
+    mine = nk.Moments(mine.count, np.where(mine.mean > np.median(mine.mean), 1e35, mine.mean), mine.var)  # waits for float64
+    into = np.zeros(np.ascontiguousarray(second).shape, norm(first, *args, **options).dtype)
+    with long_way():
+        expected = [norm(second, *args, moments=each, **options) for each in (other, mine)]
+    forms.clear()
+    for _ in range(2):
+        norm(first, *args, moments=mine, **options)
+        for given, like in zip((other, mine), expected, strict=True):
+            assert same(norm(second, *args, moments=given, **options), like)
+            y, used = norm(second, *args, moments=given, return_moments=True, **options)
+            assert same(y, like) and used is given
+            assert norm(second, *args, moments=given, out=into, **options) is into
+            assert np.array_equal(into, like, equal_nan=True)
+    assert len(forms) == 3
+
+
+def test_given_moments_are_checked_each_time(forms):
+    x = images()
+    moments = nk.moments(x, (2, 3))
+    norm = functools.partial(nk.normalize, x, (2, 3), correction=1)
+    for _ in range(2):
+        norm(moments=moments)
+        with pytest.raises(ValueError, match="correction=1 must be below the count of moments, which is 1"):
+            norm(moments=nk.Moments(1.0, moments.mean, moments.var))
+        with pytest.raises(ValueError, match="moments have mean of shape"):
+            norm(moments=nk.Moments(9.0, np.zeros((3, 1, 1)), np.ones((3, 1, 1))))
+        with pytest.raises(TypeError, match="Moments"):
+            norm(moments=(moments.mean, moments.var))
+        with pytest.raises(ValueError, match="overlap"):
+            norm(moments=moments, out=x[:, ::-1])
+    assert len(forms) == 2  # of moments of the right shape, and of the wrong one
+
+
+def test_given_moments_are_not_kept(forms):
+    x, out = images(), np.zeros(images().shape, np.float32, order="F")
+    moments = nk.moments(x, (2, 3))
+    nk.instance_norm(x, moments=moments, out=out)
+    nk.instance_norm(x, moments=moments)
+    dropped = [weakref.ref(array) for array in (x, out, moments.mean)]
+    assert len(forms) == 2
+    del x, out, moments
+    gc.collect()
+    assert all(ref() is None for ref in dropped)
 
 
 def test_the_short_way_checks_what_depends_on_values():
@@ -98,13 +181,6 @@ def test_equal_is_not_the_same_argument(first, second):
         nk.group_norm(x, second)
 
 
-@pytest.fixture
-def forms(monkeypatch):
-    """What is remembered; for this test, nothing."""
-    monkeypatch.setattr(_recall, "_ready", {})
-    return _recall._ready
-
-
 ROUNDED = np.arange(8, dtype=np.float16)
 DIFFERENTIATED = {
     "instance": (nk.instance_norm, (), {}),
@@ -116,15 +192,6 @@ DIFFERENTIATED = {
     "moments": (nk.rms_norm, (), {"axis": (1, 2, 3), "return_moments": True}),
     "another dtype": (nk.layer_norm, (), {"dtype": np.float64}),
 }
-
-
-def same(one, other):
-    """Whether two answers have the same bits, dtypes and strides."""
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(map(same, one, other))
-    if one is None or isinstance(one, nk.Moments):
-        return other is None if one is None else same([one.mean, one.var], [other.mean, other.var])
-    return one.tobytes() == other.tobytes() and (one.dtype, one.strides) == (other.dtype, other.strides)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int16"])

@@ -12,7 +12,7 @@ from .._interop.libraries import NUMPY
 from .._layout import Split
 from .._operands import Operands
 from . import kernels, runs, threads
-from .plan import ALL, REAL, Plan, affine, affine_for, flat, flat_for, narrow_then_wide, plan_of
+from .plan import ALL, REAL, Plan, affine_for, flat, flat_for, narrow_then_wide, plan_of
 from .turned import Turned, turned
 
 _NO_MOMENTS = np.empty((3, 0))
@@ -25,15 +25,12 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
 
     It is given x, y, weight and bias, normalizes x into y and returns moments (mean, its low part, M2) x sets, if wanted.
     """
-    lay_weight = affine_for(op.weight, op.bias, 1.0, op.wide)
-    lay_bias = affine_for(op.bias, op.weight, 0.0, op.wide)
-    weight, bias = lay_weight(op.weight), lay_bias(op.bias)
     other = turned(op)
     first = other if other is not None and other.first else None
     if first is not None:
         op, other = first.op, None
+    weight, bias, takes = _laid(op)
     plan = plan_of(op, weight, bias, stepped=first is not None)
-    takes = (flat_for(op.x), flat_for(op.y), taking(lay_weight, op.weight, weight), taking(lay_bias, op.bias, bias))
     divisor = plan.set_size - correction
     if plan.fused and other is None:
         run = _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
@@ -42,6 +39,14 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
         plan = plan_of(op if other is None else other.op, weight, bias)
         run = _in_two(statistics, other, plan, takes, divisor, eps, want_moments)
     return run if first is None else _in_place(first.turn, run)
+
+
+def _laid(op: Operands) -> tuple[Array, Array, Any]:
+    """Weight and bias as kernels read them, and what gives the memory of x, y, weight and bias of the form of `op` to these."""
+    lays = affine_for(op.weight, op.bias, 1.0, op.wide), affine_for(op.bias, op.weight, 0.0, op.wide)
+    weight, bias = (lay(given) for lay, given in zip(lays, (op.weight, op.bias), strict=True))
+    takes = taking(lays[0], op.weight, weight), taking(lays[1], op.bias, bias)
+    return weight, bias, (flat_for(op.x), flat_for(op.y), *takes)
 
 
 def _in_place(turn: Callable[[Array, Array], Array], run: Run) -> Run:
@@ -77,19 +82,28 @@ def _in_two(
     statistics: _Statistics, other: Turned | None, plan: Plan, takes: Any, divisor: float, eps: float, want_moments: bool
 ) -> Run:
     """`forward_for` by kernels for the statistics and for the result."""
-    apply_to, (take_x, take_y, take_weight, take_bias) = Apply(plan, statistics.wide), takes
+    write, take_x = _writing(other, Apply(plan, statistics.wide), takes), takes[0]
 
     def run(x: Array, y: Array, weight: Array | None, bias: Array | None) -> Array | None:
-        line, to = take_x(x), take_y(y)
-        own, marked = statistics.of(line)
-        sets = NUMPY.scaled(own, divisor, eps)
-        if other is not None:
-            other.turn(x, y)
-            line, sets, marked = to, other.in_order(sets), other.in_order(marked)
-        apply_to((line, None, to, take_weight(weight), take_bias(bias)), sets, marked)
+        own, marked = statistics.of(take_x(x))
+        write(x, y, weight, bias, NUMPY.scaled(own, divisor, eps), marked)
         return own if want_moments else None
 
     return run
+
+
+def _writing(other: Turned | None, apply_to: Apply, takes: Any) -> Callable[..., None]:
+    """What writes y by the numbers of the sets of x (mean, its low part, rstd), and which of them needed float64, if known."""
+    take_x, take_y, take_weight, take_bias = takes
+
+    def write(x: Array, y: Array, weight: Any, bias: Any, sets: Array, marked: Array | None = None) -> None:
+        line, to = take_x(x), take_y(y)
+        if other is not None:
+            other.turn(x, y)
+            line, sets, marked = to, other.in_order(sets), None if marked is None else other.in_order(marked)
+        apply_to((line, None, to, take_weight(weight), take_bias(bias)), sets, marked)
+
+    return write
 
 
 def taking(lay: Callable[[Array | None], Array], given: Array | None, like: Array) -> Callable[[Any], Array]:
@@ -173,12 +187,12 @@ class Apply:
         narrow_then_wide(self.wide, plan.n_sets, run, marked)
 
 
+def apply_for(op: Operands) -> Callable[..., None]:
+    """What normalizes arrays of the form of `op`: it is given x, y, weight, bias and the numbers of the sets of x."""
+    other, (weight, bias, takes) = turned(op), _laid(op)
+    return _writing(other, Apply(plan_of(op if other is None else other.op, weight, bias), op.wide), takes)
+
+
 def apply(op: Operands, sets: Array) -> None:
     """The norm of x into y by the numbers of its sets (mean, its low part, rstd)."""
-    other = turned(op)
-    if other is not None:
-        other.turn(op.x, op.y)
-        op, sets = other.op, other.in_order(sets)
-    weight, bias = affine(op.weight, op.bias, 1.0, op.wide), affine(op.bias, op.weight, 0.0, op.wide)
-    arrays = flat(op.x), None, flat(op.y), flat(weight), flat(bias)
-    Apply(plan_of(op, weight, bias), op.wide)(arrays, sets, None)
+    apply_for(op)(op.x, op.y, op.weight, op.bias, sets)
