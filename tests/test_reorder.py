@@ -207,9 +207,10 @@ def test_a_result_in_another_order_is_normalized_there():
     x = images(shape=(3, 32, 40, 60))
     split = tuple(((n, axis > 1),) for axis, n in enumerate(x.shape))
     for laid, out in itertools.product(_orders(x), _orders(np.zeros_like(x))):
-        found = turned.turned(Operands(laid, out, None, None, split, center=True))
+        op = Operands(laid, out, None, None, split, center=True)
+        found = turned.turned(op)
         assert (found is None) == (laid.strides == out.strides)
-        assert found is None or found.op.x is found.op.y is out
+        assert found is None or found.of(op).x is found.of(op).y is out
 
 
 def test_what_is_not_worth_three_kernels_is_written_where_it_lies():

@@ -146,14 +146,19 @@ def test_given_moments_are_checked_each_time(forms):
     assert len(forms) == 2  # of moments of the right shape, and of the wrong one
 
 
-def test_given_moments_are_not_kept(forms):
-    x, out = images(), np.zeros(images().shape, np.float32, order="F")
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("given", [False, True])
+def test_neither_results_in_another_order_nor_given_moments_are_kept(given, step, forms):
+    """Nor x with steps, which is put in order in the result first."""
+    x = np.random.default_rng(0).random((8, 32, 16, 16), np.float32)[..., ::step]
+    out = np.zeros((8, 16, 16, 32), np.float32)
     moments = nk.moments(x, (2, 3))
-    nk.instance_norm(x, moments=moments, out=out)
-    nk.instance_norm(x, moments=moments)
-    dropped = [weakref.ref(array) for array in (x, out, moments.mean)]
+    options = {"moments": moments} if given else {}
+    nk.instance_norm(x, out=np.moveaxis(out, -1, 1), **options)
+    y = nk.instance_norm(x, **options)
+    dropped = [weakref.ref(array) for array in (x if step == 1 else x.base, out, y, moments.mean)]
     assert len(forms) == 2
-    del x, out, moments
+    del x, out, y, moments, options
     gc.collect()
     assert all(ref() is None for ref in dropped)
 

@@ -28,7 +28,7 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
     other = turned(op)
     first = other if other is not None and other.first else None
     if first is not None:
-        op, other = first.op, None
+        op, other = first.of(op), None
     weight, bias, takes = _laid(op)
     plan = plan_of(op, weight, bias, stepped=first is not None)
     divisor = plan.set_size - correction
@@ -36,7 +36,7 @@ def forward_for(op: Operands, eps: float, correction: float, want_moments: bool)
         run = _in_one(plan, takes, 1.0 / divisor, eps, op.wide, want_moments)
     else:
         statistics = _Statistics(op.x, op.split, op.center, op.wide, stepped=first is not None)
-        plan = plan_of(op if other is None else other.op, weight, bias)
+        plan = plan_of(op if other is None else other.of(op), weight, bias)
         run = _in_two(statistics, other, plan, takes, divisor, eps, want_moments)
     return run if first is None else _in_place(first.turn, run)
 
@@ -190,7 +190,7 @@ class Apply:
 def apply_for(op: Operands) -> Callable[..., None]:
     """What normalizes arrays of the form of `op`: it is given x, y, weight, bias and the numbers of the sets of x."""
     other, (weight, bias, takes) = turned(op), _laid(op)
-    return _writing(other, Apply(plan_of(op if other is None else other.op, weight, bias), op.wide), takes)
+    return _writing(other, Apply(plan_of(op if other is None else other.of(op), weight, bias), op.wide), takes)
 
 
 def apply(op: Operands, sets: Array) -> None:

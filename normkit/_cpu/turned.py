@@ -26,12 +26,16 @@ _LEAST_OF_SET = 64
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """What is done to arrays of one form before they are normalized in place."""
+    """What is done to arrays of one form before they are normalized in place; it keeps none of them."""
 
-    op: Operands  # of what is normalized: x is y
     turn: Callable[[Array, Array], Array]
     first: bool  # whether statistics are those of y, in the order of sets whose neighbours lie apart; else they are those of x
     places: Array | None  # where the numbers of each set are among those of x; None if they lie in one order
+
+    @staticmethod
+    def of(op: Operands) -> Operands:
+        """What is normalized then: x is y."""
+        return replace(op, x=op.y)
 
     def in_order(self, sets: Array) -> Array:
         """Numbers of the sets of x, the last axis, as the sets lie in the result, in lines; none where there are none."""
@@ -53,7 +57,7 @@ def turned(op: Operands) -> Turned | None:
     first, places = _sets(op.split, x, y)
     if not first and any(step == along == 1 for step, along in zip(x, y, strict=True)):
         return None  # lines of both
-    return Turned(replace(op, x=op.y), turn, first, places)
+    return Turned(turn, first, places)
 
 
 @lru_cache(maxsize=256)
