@@ -68,7 +68,7 @@ def prepared(op: Operands, options: Options, wanted: bool) -> Any:
     return _cpu.forward_for(op, options.eps, options.correction, wanted)
 
 
-def prepared_for(op: Operands, options: Options) -> Any:
+def prepared_by_given(op: Operands, options: Options) -> Any:
     """What normalizes arrays of the form of `op` by given moments, which come last and are returned."""
     apply_to, order = _cpu.apply_for(op), order_of(op.x, op.split)
     library, split = library_of(op.x), op.split

@@ -111,7 +111,7 @@ class Moments:
         return library_of(self.mean)
 
     @property
-    def form(self) -> tuple[Any, ...] | None:
+    def _form(self) -> tuple[Any, ...] | None:
         """What decides which sets these are for, hashable; None on a device."""
         if self._library is not NUMPY:
             return None

@@ -86,7 +86,7 @@ class Problem:
         """The kernel call for problems of this form, which returns statistics of their own if wanted, or the given ones."""
         op = self._operands(self.result())
         own = self.tail.moments is None
-        return _engine.prepared(op, self.options, wanted) if own else _engine.prepared_for(op, self.options)
+        return _engine.prepared(op, self.options, wanted) if own else _engine.prepared_by_given(op, self.options)
 
     def parameters(self) -> dict[str, Incoming]:
         """The affine arguments that are there."""

@@ -91,8 +91,8 @@ def form_of(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
             if kind is type or isinstance(value, np.dtype):
                 form += type, value
                 continue
-            if kind is Moments and value.form is not None:
-                form += value.form
+            if kind is Moments and (shapes := value._form):
+                form += shapes
                 continue
             values[k] = value = _interop.glance(value)
             if value is None:

@@ -175,11 +175,6 @@ def affine_for(like: Array | None, other: Array | None, neutral: float, wide: bo
     return np.asarray
 
 
-def affine(given: Array | None, other: Array | None, neutral: float, wide: bool) -> Array:
-    """One weight or bias in a dtype for the kernels."""
-    return affine_for(given, other, neutral, wide)(given)
-
-
 def narrow_then_wide(wide: bool, n_sets: int, run: Callable[[Array, Array], Any], marked: Array | None = None) -> Array:
     """run(real, todo) in the accumulator; sets that float32 is too narrow for come back marked and go in float64.
 
