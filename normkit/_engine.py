@@ -45,7 +45,9 @@ def normalize(op: Operands, options: Options, given: Moments | None, wanted: boo
     """
     library = library_of(op.x)
     if given is not None:
-        used = _spread(given, op.split, options, library)
+        _check_shapes(given, op.split, options)
+        _check_counts(given, op.split, options)
+        used = _spread(given, moments_shape(op.split), options, library)
         if op.x.size:
             backend_of(op.x).apply(op, library.scaled(order_of(op.x, op.split).rows(used), 1.0, options.eps))
         return used
@@ -68,13 +70,15 @@ def prepared(op: Operands, options: Options, wanted: bool) -> Any:
     return _cpu.forward_for(op, options.eps, options.correction, wanted)
 
 
-def prepared_by_given(op: Operands, options: Options) -> Any:
-    """What normalizes arrays of the form of `op` by given moments, which come last and are returned."""
+def prepared_by_given(op: Operands, options: Options, like: Moments) -> Any:
+    """What normalizes arrays of the form of `op` by given moments of the form of `like`, which come last and are returned."""
+    _check_shapes(like, op.split, options)
     apply_to, order = _cpu.apply_for(op), order_of(op.x, op.split)
-    library, split = library_of(op.x), op.split
+    library, split, shape = library_of(op.x), op.split, moments_shape(op.split)
 
     def run(x: Array, y: Array, weight: Any, bias: Any, given: Moments) -> Moments:
-        used = _spread(given, split, options, library)
+        _check_counts(given, split, options)
+        used = _spread(given, shape, options, library)
         apply_to(x, y, weight, bias, library.scaled(order.rows(used), 1.0, options.eps))
         return given
 
@@ -140,17 +144,28 @@ def _order(split: Split, strides: tuple[int, ...]) -> Order:
     return Order((-1, *sizes), (-1, *lying), to, fro, to == tuple(sorted(to)), (-1, *moments_shape(split)))
 
 
-def _spread(given: Moments, split: Split, options: Options, library: Library) -> Any:
-    """Given moments as (mean, 0, variance) of every set."""
-    used = library.zeros((3, *moments_shape(split)))
-    if options.correction > 0 and used.size and set_size(split) and given.least_count() <= options.correction:
-        raise ValueError(f"correction={options.correction:g} must be below the count of moments, which is {given.count}")
-    var = given._variance(options.correction)
-    for row, name, values in ((0, "mean", given.mean if options.center else 0.0), (2, "var", var)):
-        own, shape = np.shape(values), tuple(used.shape[1:])
+def _check_shapes(given: Moments, split: Split, options: Options) -> None:
+    shape = moments_shape(split)
+    for name, values in (("mean", given.mean if options.center else 0.0), ("var", given.var)):
+        own = tuple(np.shape(values))
         if len(own) > len(shape) or any(m not in (1, n) for m, n in zip(own[::-1], shape[::-1], strict=False)):
             raise ValueError(f"moments have {name} of shape {own}, expected {shape} or what broadcasts to it")
-        used[row] = library.hold(values)
+
+
+def _check_counts(given: Moments, split: Split, options: Options) -> None:
+    """They must be above the correction, where there is anything to correct."""
+    if options.correction <= 0 or not set_size(split):
+        return
+    if 0 not in moments_shape(split) and given.least_count() <= options.correction:
+        raise ValueError(f"correction={options.correction:g} must be below the count of moments, which is {given.count}")
+
+
+def _spread(given: Moments, shape: tuple[int, ...], options: Options, library: Library) -> Any:
+    """Given moments as (mean, 0, variance) of every set."""
+    used = library.zeros((3, *shape))
+    if options.center:
+        used[0] = library.hold(given.mean)
+    used[2] = library.hold(given._variance(options.correction))
     return used
 
 

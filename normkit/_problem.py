@@ -85,8 +85,10 @@ class Problem:
     def prepared(self, wanted: bool) -> Any:
         """The kernel call for problems of this form, which returns statistics of their own if wanted, or the given ones."""
         op = self._operands(self.result())
-        own = self.tail.moments is None
-        return _engine.prepared(op, self.options, wanted) if own else _engine.prepared_by_given(op, self.options)
+        given = self.tail.moments
+        if given is None:
+            return _engine.prepared(op, self.options, wanted)
+        return _engine.prepared_by_given(op, self.options, given)
 
     def parameters(self) -> dict[str, Incoming]:
         """The affine arguments that are there."""

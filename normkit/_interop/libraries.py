@@ -93,8 +93,15 @@ class Library:
     def scaled(self, own: Any, divisor: float, eps: float) -> Any:
         """(mean, its low part, M2) with 1 / sqrt(M2 / divisor + eps) in place of M2; 0 where that is 1 / 0."""
         rows = own.copy()
-        spread = np.sqrt(own[2] * (1.0 / divisor) + eps, out=rows[2])  # as the kernels: the same bits
-        np.divide(1.0, spread, out=spread, where=spread != 0)
+        spread = rows[2]
+        if divisor != 1:
+            spread *= 1.0 / divisor  # as the kernels: the same bits
+        spread += eps
+        np.sqrt(spread, spread)
+        if eps > 0:  # looking for zeros takes a microsecond
+            np.reciprocal(spread, spread)
+        else:
+            np.reciprocal(spread, spread, where=spread != 0)
         return rows
 
     def divide(self, a: Any, b: Any) -> Any:
