@@ -145,9 +145,11 @@ def _order(split: Split, strides: tuple[int, ...]) -> Order:
 
 
 def _check_shapes(given: Moments, split: Split, options: Options) -> None:
-    shape = moments_shape(split)
-    for name, values in (("mean", given.mean if options.center else 0.0), ("var", given.var)):
-        own = tuple(np.shape(values))
+    """They must broadcast to the sets: the mean if it is used, and the variance, to which a correction adds the counts."""
+    shape, var = moments_shape(split), tuple(given.var.shape)
+    if options.correction != 0:
+        var = np.broadcast_shapes(var, tuple(given.m2.shape))
+    for name, own in (("mean", tuple(given.mean.shape) if options.center else ()), ("var", var)):
         if len(own) > len(shape) or any(m not in (1, n) for m, n in zip(own[::-1], shape[::-1], strict=False)):
             raise ValueError(f"moments have {name} of shape {own}, expected {shape} or what broadcasts to it")
 

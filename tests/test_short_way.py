@@ -139,6 +139,8 @@ def test_given_moments_are_checked_each_time(forms):
             norm(moments=nk.Moments(1.0, moments.mean, moments.var))
         with pytest.raises(ValueError, match="moments have mean of shape"):
             norm(moments=nk.Moments(9.0, np.zeros((3, 1, 1)), np.ones((3, 1, 1))))
+        with pytest.raises(ValueError, match=r"moments have var of shape \(5, 1, 1\)"):
+            norm(moments=nk.Moments(np.full((5, 1, 1), 9.0), 0.0, 1.0))  # counts go into the corrected variance
         with pytest.raises(TypeError, match="Moments"):
             norm(moments=(moments.mean, moments.var))
         with pytest.raises(ValueError, match="overlap"):
